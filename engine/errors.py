@@ -1,0 +1,21 @@
+"""Errors that are the user's to mend: each is one line that names the value and the rule.
+
+The command line prints the line and exits with code 2; library users catch `InputError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """A wrong option, name, file or folder, told in one line."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name that is not registered, with close matches and the whole list."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f" (did you mean {' or '.join(close)}?)" if close else ""
+    return InputError(f"unknown {kind} {name!r}{hint}; known: {', '.join(names)}")
