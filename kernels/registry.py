@@ -1,0 +1,61 @@
+"""The backends: their names, which can run here and, where one cannot, why not and what mends it.
+
+    backend = registry.load("numpy")
+    backend.function("conv2d")(x, w, b, out, op=Conv2d(padding=(1, 1, 1, 1)))
+
+Adding a backend is one folder with one file per file of `spec/` and one line in `BACKENDS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from . import spec
+from .errors import BackendError
+
+BACKENDS = ("numpy",)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A loaded backend: contract functions by name, and how it chooses among its algorithms."""
+
+    name: str
+    package: ModuleType
+
+    def function(self, name: str) -> Callable[..., None]:
+        """The backend's implementation of the contract function `name`, checks included."""
+        module = importlib.import_module(f".{spec.CONTRACTS[name].module}", self.package.__name__)  # type: ignore[attr-defined]
+        return getattr(module, name)
+
+    def choose(self, name: str, arguments: Mapping[str, Any]) -> spec.Config:
+        """The algorithm, tile and workspace for one call, from shapes and parameters alone.
+
+        `arguments` are those of the contract function; arrays may be graph values.
+        """
+        return self.package.choose(name, arguments)
+
+    def session(self) -> contextlib.AbstractContextManager[None]:
+        """A context inside which the backend owns its threads or stream; runs happen in one."""
+        return self.package.session()
+
+
+def missing(name: str) -> str | None:
+    """Why the backend cannot run here and which install line mends it; None if it can."""
+    if name not in BACKENDS:
+        return f"unknown backend {name!r}; known: {', '.join(BACKENDS)}"
+    return importlib.import_module(f".{name}", __package__).missing()
+
+
+@functools.cache
+def load(name: str) -> Backend:
+    """The backend called `name`. Raises: BackendError when it is unknown or cannot run here."""
+    if (reason := missing(name)) is not None:
+        raise BackendError(f"backend {name}: {reason}" if name in BACKENDS else reason)
+    return Backend(name, importlib.import_module(f".{name}", __package__))
