@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from ..kernels import spec
@@ -139,8 +139,20 @@ class Node:
             elif isinstance(argument, tuple):
                 told.append(f"{name}=({', '.join(v.name for v in argument)})")
             elif argument is not None and argument is not False:
-                told.append(f"{name}={argument}")
+                told.append(f"{name}={brief(argument)}")
         return f"{', '.join(map(str, self.writes))} = {self.op}({', '.join(told)})"
+
+
+def brief(parameters: Any) -> str:
+    """A contract's parameters with those left out that have their default: `Conv2d(groups=2)`."""
+    if not is_dataclass(parameters):
+        return str(parameters)
+    told = [
+        f"{f.name}={getattr(parameters, f.name)}"
+        for f in fields(parameters)
+        if getattr(parameters, f.name) != f.default
+    ]
+    return f"{type(parameters).__name__}({', '.join(told)})"
 
 
 RESHAPE = {"x": "in", "out": "out"}

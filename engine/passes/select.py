@@ -41,8 +41,6 @@ def _with_choice(node: Node, position: int, choice: Choice) -> Node:
         arguments["config"] = choice.config
         if choice.config.workspace_bytes:
             shape = (choice.config.workspace_bytes,)
-            scratch = Value(
-                f"{node.name}/{node.op}/workspace#{position}", shape, "uint8", "scratch"
-            )
-            arguments["workspace"] = scratch
+            name = f"{node.name}/{node.op}/workspace#{position}"
+            arguments["workspace"] = Value(name, shape, "uint8", "scratch")
     return Node(node.op, node.name, arguments, choice)
