@@ -79,14 +79,26 @@ def read_folder(
             _refuse_small(place, pictures, classes, 1)
         rule = f"splits as the folders {given[0].name} and {given[1].name} give them"
     train, test = _datasets(root, halves, classes, channels)
-    left_out = f"; {len(skipped)} unreadable files left out" if skipped else ""
-    note = f"{len(train)} train and {len(test)} test images; {rule}{left_out}"
+    note = f"{len(train)} train and {len(test)} test images; {rule}"
+    if skipped:
+        note += f"; {len(skipped)} unreadable files left out"
+    loose = [path for place in {root, *(given or ())} for path in _visible(place)]
+    if outside := sum(not path.is_dir() for path in loose):
+        note += f"; {outside} files outside the class folders not read"
     return make_splits(root.name or str(root), train, test, note, tuple(skipped))
 
 
 def _visible_folders(root: Path) -> list[Path]:
     """The sub-folders of `root` whose names do not begin with a dot, sorted by name."""
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return [path for path in _visible(root) if path.is_dir()]
+
+
+def _visible(root: Path) -> list[Path]:
+    """What lies in `root` under names that do not begin with a dot, sorted by name."""
+    try:
+        return sorted(path for path in root.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"{root}: cannot be read ({error.strerror})") from error
 
 
 def _split_folders(root: Path) -> tuple[Path, Path] | None:
@@ -128,7 +140,7 @@ def _read_split(
         files = [
             path
             for path in sorted((place / name).rglob("*"))
-            if path.is_file()
+            if not path.is_dir()
             and not any(part.startswith(".") for part in path.relative_to(place).parts)
         ]
         if not files:

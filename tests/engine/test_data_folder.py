@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from cnnengine.engine.data import load, read_image
 from cnnengine.engine.errors import InputError
+from PIL import Image
 
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 
@@ -220,6 +219,18 @@ def test_load__names_with_a_dot_do_not_count(pets):
     (pets / "cat" / ".listing").write_bytes(b"x")
     (pets / ".git").mkdir()
     assert len(load(pets).train) == 20
+    assert "outside" not in load(pets).note
+
+
+def test_load__files_outside_the_classes_are_told(pets):
+    (pets / "README").write_bytes(b"x")
+    assert "1 files outside the class folders not read" in load(pets).note
+
+
+def test_load__broken_link_is_an_unreadable_file(pets):
+    (pets / "cat" / "link.png").symlink_to(pets / "nowhere.png")
+    with pytest.raises(InputError, match=r"1 unreadable files: .*link\.png: no such file"):
+        load(pets)
 
 
 def test_load__folder_without_enough_classes_or_images(pets):
