@@ -50,7 +50,8 @@ def aliases(graph: Graph) -> dict[Value, Value]:
     roots: dict[Value, Value] = {}
     for node in graph.nodes:
         if node.op == "reshape":
-            roots[node.out] = roots.get(node["x"], node["x"])
+            source: Value = node["x"]
+            roots[node.out] = roots.get(source, source)
     return roots
 
 
