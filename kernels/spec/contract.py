@@ -216,8 +216,8 @@ def _span(array: Array | None) -> tuple[int, int, int, int] | None:
     strides = getattr(array, "strides", None)
     if array is None or strides is None or 0 in array.shape:
         return None
-    data = getattr(array, "data", None)
-    start = data.ptr if hasattr(data, "ptr") else array.ctypes.data
+    # a NumPy array's .data raises for bfloat16, which has no buffer format
+    start = array.ctypes.data if hasattr(array, "ctypes") else array.data.ptr
     end = start + sum((n - 1) * s for n, s in zip(array.shape, strides, strict=True))
     pixel = (array.shape[-1] if array.shape else 1) * array.dtype.itemsize
     return start, end + array.dtype.itemsize, strides[-2] if len(strides) > 1 else 0, pixel
