@@ -60,7 +60,7 @@ def assert_close(
     reduction: int = 1,
     floor: float = 0.0,
 ) -> None:
-    """Require `actual` within the table's row for `kind` and `reduction`, NaN at the same places."""
+    """Require `actual` within the row of `kind` and `reduction`, and NaN at the same places."""
     assert actual.shape == expected.shape, f"{name}: shape {actual.shape}, not {expected.shape}"
     wide, right = (np.asarray(a, np.float64) for a in (actual, expected))
     finite = np.isfinite(right)

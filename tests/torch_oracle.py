@@ -143,3 +143,159 @@ def global_avg_pool2d_backward(dy, out_shape):
     x = _nchw(np.zeros(out_shape)).requires_grad_()
     (dx,) = _backward(x.mean((2, 3)), torch.from_numpy(dy), x)
     return {"out": _nhwc(dx)}
+
+
+def dense(x, w, b, relu=False):
+    out = F.linear(_vector(x), _vector(w), _vector(b))
+    return {"out": (F.relu(out) if relu else out).numpy()}
+
+
+def dense_dgrad(dy, w, mask=None):
+    x = torch.zeros(dy.shape[0], w.shape[1], dtype=torch.float64, requires_grad=True)
+    (dx,) = _backward(F.linear(x, _vector(w)), _vector(dy), x)
+    if mask is not None:
+        dx = torch.where(_vector(mask) <= 0, 0.0, dx)
+    return {"out": dx.numpy(), "db": dx.sum(0).numpy()}
+
+
+def dense_wgrad(x, dy):
+    w = torch.zeros(dy.shape[1], x.shape[1], dtype=torch.float64, requires_grad=True)
+    (dw,) = _backward(F.linear(_vector(x), w), _vector(dy), w)
+    return {"out": dw.numpy()}
+
+
+def bias_grad(dy):
+    return {"out": _vector(dy).flatten(0, -2).sum(0).numpy()}
+
+
+def batch_norm_training(x, gamma, beta, running_mean, running_var, op, relu=False):
+    running = _vector(running_mean), _vector(running_var)
+    if not len(x):  # PyTorch has no batch norm of nothing
+        empty = np.zeros(x.shape[3])
+        return {"out": x, "mean": empty, "invstd": empty} | _running(*running)
+    out = F.batch_norm(_nchw(x), *running, *map(_vector, (gamma, beta)), True, op.momentum, op.eps)
+    variance, mean = torch.var_mean(_nchw(x), (0, 2, 3), correction=0)
+    return {
+        "out": _nhwc(F.relu(out) if relu else out),
+        "mean": mean.numpy(),
+        "invstd": torch.rsqrt(variance + op.eps).numpy(),
+    } | _running(*running)
+
+
+def _running(mean, variance):
+    return {"running_mean": mean.numpy(), "running_var": variance.numpy()}
+
+
+def batch_norm_inference(x, gamma, beta, running_mean, running_var, op, relu=False):
+    vectors = (_vector(v) for v in (running_mean, running_var, gamma, beta))
+    out = F.batch_norm(_nchw(x), *vectors, eps=op.eps)
+    return {"out": _nhwc(F.relu(out) if relu else out)}
+
+
+def batch_norm_backward(x, dy, gamma, mean, invstd, op, mask=None):
+    upstream = _nchw(dy)
+    if mask is not None:
+        upstream = torch.where(_nchw(mask) <= 0, 0.0, upstream)
+    leaf = _nchw(x).requires_grad_()
+    weight = _vector(gamma).requires_grad_()
+    bias = torch.zeros(x.shape[3], dtype=torch.float64, requires_grad=True)
+    xhat = leaf if not len(x) else F.batch_norm(leaf, None, None, training=True, eps=op.eps)
+    out = xhat * weight[:, None, None] + bias[:, None, None]
+    dx, dgamma, dbeta = _backward(out, upstream, leaf, weight, bias)
+    return {"out": _nhwc(dx), "dgamma": dgamma.numpy(), "dbeta": dbeta.numpy()}
+
+
+def lrn(x, op):
+    return {"out": _nhwc(F.local_response_norm(_nchw(x), op.size, op.alpha, op.beta, op.k))}
+
+
+def lrn_backward(x, dy, op):
+    leaf = _nchw(x).requires_grad_()
+    out = F.local_response_norm(leaf, op.size, op.alpha, op.beta, op.k)
+    (dx,) = _backward(out, _nchw(dy), leaf)
+    return {"out": _nhwc(dx)}
+
+
+def relu(x):
+    return {"out": F.relu(_vector(x)).numpy()}
+
+
+def relu_backward(dy, y):
+    leaf = _vector(y).requires_grad_()
+    (dx,) = _backward(F.relu(leaf), _vector(dy), leaf)
+    return {"out": torch.where(leaf.isnan(), _vector(dy), dx).numpy()}
+
+
+def add(a, b, relu=False):
+    out = _vector(a) + _vector(b)
+    return {"out": (F.relu(out) if relu else out).numpy()}
+
+
+def concat(xs):
+    return {"out": torch.cat([_vector(x) for x in xs], -1).numpy()}
+
+
+def channel_slice(x, out_shape, offset):
+    return {"out": _vector(x).narrow(-1, offset, out_shape[-1]).numpy()}
+
+
+def cast(x, out_dtype):
+    return {"out": _vector(x).to(getattr(torch, out_dtype)).double().numpy()}
+
+
+def softmax_cross_entropy(logits, labels, op, grad_scale=None):
+    leaf, target = _vector(logits).requires_grad_(), torch.from_numpy(labels.astype(np.int64))
+    smoothing = op.label_smoothing
+    loss = F.cross_entropy(leaf, target, reduction="none", label_smoothing=smoothing)
+    scale = 1.0 if grad_scale is None else float(grad_scale[0])
+    (dlogits,) = _backward(loss.sum() / max(1, len(logits)), torch.tensor(scale).double(), leaf)
+    return {"loss": loss.detach().numpy(), "dlogits": dlogits.numpy()}
+
+
+def _step(optimizer, state, w, g, decay_until, grad_scale, lr, op, **settings):
+    """One step of a PyTorch optimizer on two groups, the first with weight decay."""
+    gradient = _vector(g) / (1.0 if grad_scale is None else float(grad_scale[0]))
+    cuts = slice(None, decay_until), slice(decay_until, None)
+    parts = [torch.nn.Parameter(_vector(w[cut])) for cut in cuts]
+    groups = [
+        {"params": [parts[0]], "weight_decay": op.weight_decay},
+        {"params": [parts[1]], "weight_decay": 0.0},
+    ]
+    stepper = optimizer(groups, lr=float(lr[0]), **settings)
+    for part, cut in zip(parts, cuts, strict=True):
+        part.grad = gradient[cut]
+        stepper.state[part] = {name: _vector(value)[cut] for name, value in state.items()}
+    return stepper, parts
+
+
+def _joined(tensors):
+    return torch.cat(list(tensors)).detach().numpy()
+
+
+def sgd_update(w, g, v, lr, op, decay_until, grad_scale=None):
+    settings = {"momentum": op.momentum, "nesterov": op.nesterov}
+    state = {"momentum_buffer": v}
+    stepper, parts = _step(
+        torch.optim.SGD, state, w, g, decay_until, grad_scale, lr, op, **settings
+    )
+    stepper.step()
+    found = {"w": _joined(parts), "low": _joined(parts)}
+    if op.momentum > 0:  # without it PyTorch keeps no velocity
+        found["v"] = _joined(stepper.state[part]["momentum_buffer"] for part in parts)
+    return found
+
+
+def adamw_update(w, g, m, v, lr, step, op, decay_until, grad_scale=None):
+    settings = {"betas": (op.beta1, op.beta2), "eps": op.eps}
+    state = {"exp_avg": m, "exp_avg_sq": v}
+    stepper, parts = _step(
+        torch.optim.AdamW, state, w, g, decay_until, grad_scale, lr, op, **settings
+    )
+    for part in parts:
+        stepper.state[part]["step"] = torch.tensor(float(step[0] - 1), dtype=torch.float64)
+    stepper.step()
+    moments = {
+        name: _joined(stepper.state[part][kept] for part in parts)
+        for name, kept in (("m", "exp_avg"), ("v", "exp_avg_sq"))
+    }
+    return {"w": _joined(parts), "low": _joined(parts)} | moments
