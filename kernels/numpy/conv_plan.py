@@ -156,7 +156,7 @@ def _plan(
     else:
         chunks = [[item] for item in items]
     pixels = images * rows * extent[1]
-    reach = max(math.prod(window.reach(rows)) for window in windows)
+    reach = max(math.prod(v.reach(rows)) if all(v.taps) else 0 for v in windows)
     elements = [shared, images * reach * source, pixels * length, pixels * target, extra]
     workers = max(1, min(threads, len(chunks)))
     config = Config(
