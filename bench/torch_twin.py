@@ -74,10 +74,11 @@ class TorchTwin:
                 self._attribute(state.name), torch.zeros(state.shape, dtype=self.dtype)
             )
         traced = fx.Graph()
-        image = self.graph.inputs[0]
-        self._values: dict[Value, fx.Proxy] = {image: fx.Proxy(traced.placeholder("x"))}
+        self._tracer = fx.proxy.GraphAppendingTracer(traced)
+        self._values = {self.graph.inputs[0]: fx.Proxy(traced.placeholder("x"), self._tracer)}
         for value in (*(p.value for p in self.graph.params), *self.graph.states):
-            self._values[value] = fx.Proxy(traced.get_attr(self._attribute(value.name)))
+            node = traced.get_attr(self._attribute(value.name))
+            self._values[value] = fx.Proxy(node, self._tracer)
         for node in self.graph.nodes:
             if node.op == "softmax_cross_entropy":
                 self.smoothing = node["op"].label_smoothing
@@ -154,7 +155,7 @@ class TorchTwin:
         name = self._attribute(f"{node.name}/mask")
         self._root.register_buffer(name, torch.zeros(0, dtype=self.dtype))
         self._masks.append(node)
-        return torch.mul(x, fx.Proxy(x.node.graph.get_attr(name)))
+        return torch.mul(x, fx.Proxy(x.node.graph.get_attr(name), self._tracer))
 
     def _flatten(self, node: Node, x: Any) -> Any:
         n, *image = node["x"].shape
