@@ -123,12 +123,12 @@ def warnings(described: Mapping[str, Any], count: int) -> list[str]:
     return told
 
 
-def set_threads(count: int) -> int:
+def set_threads(count: int, *, torch: bool = True) -> int:
     """Use `count` threads on both sides (0: one a core); returns the count."""
     count = count or threads.cores()
     threads.set_threads(count)
-    if torch_missing() is None:
-        import torch
+    if torch and torch_missing() is None:
+        from torch import set_num_threads
 
-        torch.set_num_threads(count)
+        set_num_threads(count)
     return count
