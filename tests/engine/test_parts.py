@@ -1,8 +1,9 @@
-"""Small parts of the engine: initialisation, schedules, the parameter arena, optimizers, devices."""
+"""Small parts of the engine: initialisation, schedules, parameter arena, optimizers, devices."""
+
+import itertools
 
 import numpy as np
 import pytest
-
 from cnnengine.engine.arena import ParameterArena
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
@@ -46,7 +47,7 @@ def test_cosine__warms_up_then_falls_to_nearly_nothing():
     factors = [SCHEDULES["cosine"](step, 1000) for step in range(1000)]
     assert factors[0] == 1 / 50
     assert factors[49] == factors[50] == 1
-    assert all(a >= b for a, b in zip(factors[50:], factors[51:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(factors[50:]))
     assert factors[-1] < 1e-4
 
 
