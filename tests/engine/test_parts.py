@@ -24,6 +24,13 @@ def test_initial_value__he_has_variance_two_over_fan_in():
     assert np.isclose(weights.var(), 2 / 450, rtol=0.02)
 
 
+def test_initial_value__drawn_in_chunks_is_one_stream(monkeypatch):
+    parameter = _parameter("w", (11, 3, 3, 7), fan_in=63)
+    whole = initial_value(parameter, seed=1)
+    monkeypatch.setattr("cnnengine.engine.init.CHUNK", 64)
+    np.testing.assert_array_equal(initial_value(parameter, seed=1), whole)
+
+
 def test_initial_values__depend_on_seed_and_name_only():
     graph = build_graph("vgg-small", 1, (28, 28, 1), 10, training=True)
     forward = initial_values(graph.params, seed=3)
