@@ -34,6 +34,10 @@ class Backend:
         module = importlib.import_module(f".{spec.CONTRACTS[name].module}", self.package.__name__)  # type: ignore[attr-defined]
         return getattr(module, name)
 
+    def supports(self, name: str, arguments: Mapping[str, Any]) -> str | None:
+        """None if the backend takes this call, else why not."""
+        return self.package.supports(name, arguments)
+
     def choose(self, name: str, arguments: Mapping[str, Any]) -> spec.Config:
         """The algorithm, tile and workspace for one call, from shapes and parameters alone.
 

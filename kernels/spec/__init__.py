@@ -1,6 +1,15 @@
 """THE CONTRACT: every kernel's name, signature, shape rule, checks and cost, for all backends."""
 
-from .contract import CONTRACTS, Config, accumulator, directions, dtype_name, implements, nbytes
+from .contract import (
+    CONTRACTS,
+    ITEMSIZE,
+    Config,
+    accumulator,
+    directions,
+    dtype_name,
+    implements,
+    nbytes,
+)
 from .conv import (
     DEAD,
     Conv2d,
@@ -46,6 +55,7 @@ from .update import SGD, AdamW, adamw_update, sgd_update
 __all__ = [
     "CONTRACTS",
     "DEAD",
+    "ITEMSIZE",
     "LRN",
     "SGD",
     "AdamW",

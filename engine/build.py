@@ -1,0 +1,322 @@
+"""GraphBuilder: how a network is written down, one short method per op.
+
+    b = GraphBuilder("tiny", training=True)
+    x = b.input("x", (64, 28, 28, 1))
+    y = b.relu(b.conv2d(x, 32, 3, padding="same", name="conv1"))
+
+Every layer that has parameters takes a name; the others are numbered. A shape that cannot work
+raises InputError with the layer's name and both shapes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..kernels import spec
+from ..kernels.errors import KernelError
+from .errors import InputError
+from .ir import Graph, Node, Parameter, Value
+
+Padding = str | int | tuple[int, int] | tuple[int, int, int, int]
+Size = int | tuple[int, int]
+
+
+def two(size: Size) -> tuple[int, int]:
+    """A size for rows and columns: 3 → (3, 3)."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def four(
+    padding: Padding, kernel: tuple[int, int] = (1, 1), dilation: tuple[int, int] = (1, 1)
+) -> tuple[int, int, int, int]:
+    """Padding as (top, bottom, left, right).
+
+    "same" keeps the size at stride 1 (an even filter gets the extra pixel behind), "valid" is
+    none, a number goes on every side, a pair is (rows, columns).
+    """
+    if padding == "same":
+        rows, columns = (d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
+        return rows // 2, rows - rows // 2, columns // 2, columns - columns // 2
+    if padding == "valid":
+        return 0, 0, 0, 0
+    if isinstance(padding, int):
+        return padding, padding, padding, padding
+    if isinstance(padding, tuple) and len(padding) == 2:
+        return padding[0], padding[0], padding[1], padding[1]
+    if isinstance(padding, tuple) and len(padding) == 4:
+        return padding
+    raise InputError(f"padding must be 'same', 'valid', 1, 2 or 4 numbers, not {padding!r}")
+
+
+class GraphBuilder:
+    """Collects the nodes of one network for one batch size.
+
+    `dtype` is the type of activations and weights (biases, norms and statistics are float32, or
+    float64 for float64). `training` False leaves dropout out and uses running statistics.
+    """
+
+    def __init__(self, name: str, *, dtype: str = "float32", training: bool = True) -> None:
+        """Start an empty graph."""
+        self.name = name
+        self.dtype = dtype
+        self.training = training
+        self._trainable = True
+        self._scope: list[str] = []
+        self._count: Counter[str] = Counter()
+        self._inputs: list[Value] = []
+        self._keys: list[Value] = []
+        self._params: dict[str, Parameter] = {}
+        self._states: list[Value] = []
+        self._nodes: list[Node] = []
+
+    # What a graph is given
+
+    def input(self, name: str, shape: tuple[int, ...], dtype: str | None = None) -> Value:
+        """An array that the caller fills before each run."""
+        value = Value(name, tuple(shape), dtype or self.dtype, "input")
+        self._inputs.append(value)
+        return value
+
+    def parameter(
+        self, name: str, shape: tuple[int, ...], init: Any, *, fan_in: int = 1, decay: bool = False
+    ) -> Value:
+        """A parameter; weights (`decay`) have the graph's dtype, the others the accumulator's."""
+        if name in self._params:
+            raise InputError(f"two layers are called {name.rpartition('/')[0]!r}; rename one")
+        dtype = self.dtype if decay else spec.accumulator(self.dtype)
+        value = Value(name, tuple(shape), dtype, "param")
+        self._params[name] = Parameter(value, init, fan_in, decay, self._trainable)
+        return value
+
+    def state(self, name: str, shape: tuple[int, ...]) -> Value:
+        """An array kept between steps; `…/running_var` starts at one, all others at zero."""
+        value = Value(name, tuple(shape), spec.accumulator(self.dtype), "state")
+        self._states.append(value)
+        return value
+
+    @contextlib.contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Put `name/` in front of the names of the layers made inside."""
+        self._scope.append(name)
+        try:
+            yield
+        finally:
+            self._scope.pop()
+
+    @contextlib.contextmanager
+    def frozen(self, frozen: bool = True) -> Iterator[None]:
+        """Parameters made inside get no gradient (and no work is done for one)."""
+        before, self._trainable = self._trainable, not frozen
+        try:
+            yield
+        finally:
+            self._trainable = before
+
+    # Layers
+
+    def conv2d(
+        self,
+        x: Value,
+        filters: int,
+        kernel: Size,
+        *,
+        stride: Size = 1,
+        padding: Padding = "valid",
+        padding_mode: str = "zeros",
+        dilation: Size = 1,
+        groups: int = 1,
+        bias: bool = True,
+        name: str | None = None,
+    ) -> Value:
+        """Convolution. x [N,H,W,C] → [N,P,Q,filters]; weights KRSC."""
+        layer = self._layer("conv2d", name)
+        r, s = two(kernel)
+        with self._told(layer):
+            op = spec.Conv2d(
+                two(stride), four(padding, (r, s), two(dilation)), padding_mode,  # type: ignore[arg-type]
+                two(dilation), groups,
+            )  # fmt: skip
+            shape = (filters, r, s, x.shape[-1] // groups)
+            out = op.output_shape(x.shape, shape)
+        w = self.parameter(f"{layer}/w", shape, "he", fan_in=math.prod(shape[1:]), decay=True)
+        b = self.parameter(f"{layer}/b", (filters,), "zeros") if bias else None
+        return self._emit("conv2d", layer, out, x=x, w=w, b=b, op=op)
+
+    def dense(self, x: Value, units: int, *, bias: bool = True, name: str | None = None) -> Value:
+        """Fully connected layer. x [N,C] → [N,units]; an image is flattened first."""
+        layer = self._layer("dense", name)
+        if len(x.shape) != 2:
+            x = self.flatten(x)
+        n, c = x.shape
+        w = self.parameter(f"{layer}/w", (units, c), "he", fan_in=c, decay=True)
+        b = self.parameter(f"{layer}/b", (units,), "zeros") if bias else None
+        return self._emit("dense", layer, (n, units), x=x, w=w, b=b)
+
+    def relu(self, x: Value) -> Value:
+        """max(0, x)."""
+        return self._emit("relu", self._layer("relu"), x.shape, x=x)
+
+    def max_pool2d(
+        self,
+        x: Value,
+        kernel: Size,
+        stride: Size | None = None,
+        *,
+        padding: Padding = 0,
+        ceil_mode: bool = False,
+        name: str | None = None,
+    ) -> Value:
+        """Max pooling; the stride is the kernel unless given."""
+        layer = self._layer("max_pool2d", name)
+        with self._told(layer):
+            op = spec.MaxPool2d(
+                two(kernel), two(kernel if stride is None else stride), four(padding),
+                ceil_mode=ceil_mode,
+            )  # fmt: skip
+            out = op.output_shape(x.shape)
+        code = Value(f"{layer}/code", out, "int8") if self.training else None
+        return self._emit("max_pool2d", layer, out, x=x, code=code, op=op)
+
+    def avg_pool2d(
+        self,
+        x: Value,
+        kernel: Size,
+        stride: Size | None = None,
+        *,
+        padding: Padding = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        name: str | None = None,
+    ) -> Value:
+        """Average pooling; the stride is the kernel unless given."""
+        layer = self._layer("avg_pool2d", name)
+        with self._told(layer):
+            op = spec.AvgPool2d(
+                two(kernel), two(kernel if stride is None else stride), four(padding), ceil_mode,
+                count_include_pad,
+            )  # fmt: skip
+            out = op.output_shape(x.shape)
+        return self._emit("avg_pool2d", layer, out, x=x, op=op)
+
+    def global_avg_pool2d(self, x: Value) -> Value:
+        """The mean of every channel. x [N,H,W,C] → [N,C]."""
+        shape = (x.shape[0], x.shape[3])
+        return self._emit("global_avg_pool2d", self._layer("global_avg_pool2d"), shape, x=x)
+
+    def batch_norm(
+        self, x: Value, *, eps: float = 1e-5, momentum: float = 0.1, name: str | None = None
+    ) -> Value:
+        """Batch norm by this batch's statistics (training) or the running ones."""
+        layer = self._layer("batch_norm", name)
+        c, dtype = (x.shape[3],), spec.accumulator(self.dtype)
+        op = spec.BatchNorm(eps, momentum)
+        gamma = self.parameter(f"{layer}/gamma", c, "ones")
+        beta = self.parameter(f"{layer}/beta", c, "zeros")
+        running = {n: self.state(f"{layer}/{n}", c) for n in ("running_mean", "running_var")}
+        given: dict[str, Any] = {"x": x, "gamma": gamma, "beta": beta, **running, "op": op}
+        if not self.training:
+            return self._emit("batch_norm_inference", layer, x.shape, **given)
+        saved = {n: Value(f"{layer}/{n}", c, dtype) for n in ("mean", "invstd")}
+        return self._emit("batch_norm_training", layer, x.shape, **given, **saved)
+
+    def lrn(
+        self,
+        x: Value,
+        *,
+        size: int = 5,
+        alpha: float = 5e-4,
+        beta: float = 0.75,
+        k: float = 2.0,
+    ) -> Value:
+        """Local response normalisation across channels."""
+        op = spec.LRN(size, alpha, beta, k)
+        return self._emit("lrn", self._layer("lrn"), x.shape, x=x, op=op)
+
+    def dropout(self, x: Value, p: float) -> Value:
+        """Drop with probability p while training; nothing at all otherwise."""
+        layer = self._layer("dropout")
+        with self._told(layer):
+            op = spec.Dropout(p)
+        if not self.training or p == 0:
+            return x
+        key = Value(f"{layer}/key", (4,), "uint32", "key")
+        self._keys.append(key)
+        return self._emit("dropout", layer, x.shape, x=x, op=op, key=key)
+
+    def add(self, a: Value, b: Value) -> Value:
+        """a + b of one shape (residual connections)."""
+        layer = self._layer("add")
+        with self._told(layer):
+            return self._emit("add", layer, a.shape, a=a, b=b)
+
+    def concat(self, xs: Sequence[Value]) -> Value:
+        """Put the channels of several activations behind one another."""
+        shape = (*xs[0].shape[:-1], sum(x.shape[-1] for x in xs))
+        return self._emit("concat", self._layer("concat"), shape, xs=tuple(xs))
+
+    def flatten(self, x: Value) -> Value:
+        """[N,H,W,C] → [N, H*W*C], the same memory."""
+        layer = self._layer("flatten")
+        return self._emit("reshape", layer, (x.shape[0], math.prod(x.shape[1:])), x=x)
+
+    def softmax_cross_entropy(
+        self, logits: Value, labels: Value, label_smoothing: float = 0.0, scaled: bool = False
+    ) -> Value:
+        """The loss of every image, [N]; training also makes the gradient of the mean.
+
+        `scaled` adds an input `grad_scale` [1] that multiplies the gradient (loss scaling).
+        """
+        dtype = spec.accumulator(self.dtype)
+        loss = Value("loss", logits.shape[:1], dtype)
+        arguments: dict[str, Any] = {
+            "logits": logits,
+            "labels": labels,
+            "loss": loss,
+            "dlogits": Value("dlogits", logits.shape, logits.dtype) if self.training else None,
+            "op": spec.SoftmaxCrossEntropy(label_smoothing),
+        }
+        if scaled and self.training:
+            arguments["grad_scale"] = self.input("grad_scale", (1,), dtype)
+        node = Node("softmax_cross_entropy", "loss", arguments)
+        with self._told("loss"):
+            spec.softmax_cross_entropy(**arguments)
+        self._nodes.append(node)
+        return loss
+
+    def finish(self, **outputs: Value) -> Graph:
+        """The graph, with the values that callers will read under these names."""
+        return Graph(
+            self.name, tuple(self._inputs), tuple(self._keys), tuple(self._params.values()),
+            tuple(self._states), tuple(self._nodes), outputs,
+        )  # fmt: skip
+
+    # Helpers
+
+    def _layer(self, op: str, name: str | None = None) -> str:
+        scope = "/".join(self._scope)
+        if name is None:
+            self._count[f"{scope}/{op}"] += 1
+            name = f"{op}{self._count[f'{scope}/{op}']}"
+        return f"{scope}/{name}" if scope else name
+
+    def _emit(
+        self, function: str, layer: str, shape: tuple[int, ...], /, **arguments: Any
+    ) -> Value:
+        out = Value(f"{layer}/y", tuple(shape), self.dtype)
+        node = Node(function, layer, {**arguments, "out": out})
+        if function != "reshape":
+            with self._told(layer):
+                spec.CONTRACTS[function](**node.arguments)
+        self._nodes.append(node)
+        return out
+
+    @contextlib.contextmanager
+    def _told(self, layer: str) -> Iterator[None]:
+        try:
+            yield
+        except KernelError as error:
+            raise InputError(f"layer {layer} of {self.name}: {error}") from None

@@ -1,0 +1,168 @@
+"""Run folders and checkpoints: everything needed to go on as if nothing had happened.
+
+    RUN/config.toml            the resolved configuration
+    RUN/metrics.jsonl          one object a step and one an epoch
+    RUN/model.safetensors      parameters; architecture, classes, normalisation in its metadata
+    RUN/checkpoint/last.safetensors, best.safetensors
+    RUN/curves.png, confusion.png
+
+A checkpoint is one file: parameters, states and optimizer state as tensors, and the position in
+the run as JSON metadata, so that it is whole or not there.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+
+from . import files
+from .errors import InputError
+from .network import Description
+
+FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """Where a run stands: what comes next, and the sums of the epoch under way.
+
+    `metrics_bytes` is the length of metrics.jsonl that belongs to this point.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    best_accuracy: float = -1.0
+    metrics_bytes: int = 0
+    loss_scale: float = 1.0
+    good_steps: int = 0
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the folder; nothing is touched."""
+        self.path = path
+        self.config = path / "config.toml"
+        self.metrics = path / "metrics.jsonl"
+        self.model = path / "model.safetensors"
+        self.last = path / "checkpoint" / "last.safetensors"
+        self.best = path / "checkpoint" / "best.safetensors"
+        self.curves = path / "curves.png"
+        self.confusion = path / "confusion.png"
+
+    def create(self, *, overwrite: bool = False) -> None:
+        """Make the folder. Raises: InputError when it holds something and may not be replaced.
+
+        Overwriting removes only the files of a run; a folder with anything else in it is refused.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"run folder {self.path} is a file")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            if not overwrite:
+                raise InputError(
+                    f"run folder {self.path} exists; give --resume {self.path} to continue it, "
+                    "--overwrite to replace it, or another --out"
+                )
+            self._clear()
+        files.make_folder(self.last.parent)
+
+    def _clear(self) -> None:
+        mine = [
+            self.config, self.metrics, self.model, self.last, self.best, self.curves,
+            self.confusion, *self.path.glob(".*.part"), *self.last.parent.glob(".*.part"),
+        ]  # fmt: skip
+        found = [p for p in self.path.rglob("*") if not p.is_dir()]
+        strange = sorted(p for p in found if p not in mine)
+        if strange:
+            raise InputError(
+                f"run folder {self.path} holds {strange[0].name}, which is not a run's; "
+                "--overwrite replaces runs only"
+            )
+        try:
+            for path in found:
+                path.unlink()
+        except OSError as error:
+            raise InputError(f"cannot replace {self.path}: {error.strerror or error}") from None
+
+    def save_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.toml (settings that are None are left out)."""
+        told = {k: v for k, v in config.items() if v is not None}
+        files.write_bytes(self.config, tomli_w.dumps(told).encode())
+
+    def load_config(self) -> dict[str, Any]:
+        """Read config.toml. Raises: InputError."""
+        return read_toml(self.config)
+
+    def save_model(
+        self, description: Description, arrays: Mapping[str, np.ndarray], data: str
+    ) -> None:
+        """Write model.safetensors."""
+        meta = {"format": FORMAT, "data": data, **description.to_json()}
+        files.save_tensors(self.model, arrays, meta)
+
+    def save_checkpoint(
+        self, path: Path, tensors: Mapping[str, np.ndarray], progress: Progress,
+        identity: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        """Write one checkpoint; `identity` is what a resumed run must agree with."""
+        meta = {"format": FORMAT, "identity": dict(identity), "progress": asdict(progress)}
+        files.save_tensors(path, tensors, meta)
+
+    def load_checkpoint(
+        self, identity: Mapping[str, Any]
+    ) -> tuple[dict[str, np.ndarray], Progress] | None:
+        """The last checkpoint, or None when the run was stopped before its first.
+
+        Raises: InputError when it is damaged or belongs to another run than `identity`.
+        """
+        if not self.last.exists():
+            return None
+        tensors, meta = files.load_tensors(self.last)
+        if meta.get("format") != FORMAT:
+            raise InputError(f"{self.last} has format {meta.get('format')}, not {FORMAT}")
+        asked = json.loads(json.dumps(dict(identity)))  # tuples become lists, as in the file
+        for name, value in asked.items():
+            before = meta["identity"].get(name)
+            if before != value:
+                raise InputError(
+                    f"cannot resume {self.path} with another {name}: it has {before}, not {value}"
+                )
+        return tensors, Progress(**meta["progress"])
+
+
+def load_model(path: Path) -> tuple[Description, dict[str, np.ndarray], str]:
+    """(description, arrays, data set name) of a run folder or a model.safetensors.
+
+    Raises: InputError.
+    """
+    file = path / "model.safetensors" if path.is_dir() else path
+    arrays, meta = files.load_tensors(file)
+    if meta.get("format") != FORMAT or "arch" not in meta:
+        raise InputError(f"{file} is not a cnnengine model of format {FORMAT}")
+    data = meta.pop("data")
+    meta.pop("format")
+    return Description.from_json(meta), arrays, data
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file. Raises: InputError."""
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not valid TOML: {error}") from None

@@ -1,0 +1,58 @@
+"""From a network to a program: the passes, in order. Read this first.
+
+    build      models/…, build.py     the forward graph of one batch size
+    verify     ir.py                  shapes, dtypes, order: every contract holds (after each pass)
+    autodiff   passes/autodiff.py     + the backward nodes, by the table in vjp.py (training only)
+    fuse       passes/fuse.py         conv+ReLU(+pool), masks and bias gradients into dgrads
+    select     passes/select.py       backend, algorithm, scratch memory and reason for each node
+    memory     passes/memory.py       lifetimes → offsets in one arena
+
+The program is then bound to arrays and run by runner.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from .device import Device
+from .ir import Graph, verify
+from .passes.autodiff import autodiff
+from .passes.fuse import fuse
+from .passes.memory import plan_memory
+from .passes.select import select
+from .runner import Program
+
+Pass = Callable[[Graph], Graph]
+
+
+def passes(device: Device, *, training: bool, fused: bool = True) -> list[tuple[str, Pass]]:
+    """The named passes between the builder and the memory plan."""
+    listed: list[tuple[str, Pass]] = []
+    if training:
+        listed.append(("autodiff", autodiff))
+    if fused:
+        listed.append(("fuse", fuse))
+    listed.append(("select", partial(select, backends=device.backends)))
+    return listed
+
+
+def stages(
+    graph: Graph, device: Device, *, training: bool, fused: bool = True
+) -> list[tuple[str, Graph]]:
+    """The graph as built and after every pass, each one verified."""
+    told = [("build", verify(graph))]
+    for name, turn in passes(device, training=training, fused=fused):
+        told.append((name, verify(turn(told[-1][1]))))
+    return told
+
+
+def compile_graph(
+    graph: Graph, device: Device, *, training: bool, fused: bool = True, reuse: bool = True
+) -> Program:
+    """Run all passes. `fused` and `reuse` False exist to compare with (tests, debugging).
+
+    Raises: UnsupportedError when no backend of the device takes a node.
+    """
+    final = stages(graph, device, training=training, fused=fused)[-1][1]
+    return Program(final, plan_memory(final, reuse=reuse))

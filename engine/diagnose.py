@@ -1,0 +1,40 @@
+"""Finding where numbers go wrong: the first layer of a step whose values are not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from .compile import compile_graph
+from .network import Network
+from .runner import Plan, Storage
+
+
+def first_non_finite(
+    network: Network, inputs: Mapping[str, np.ndarray], *, seed: int, step: int
+) -> str:
+    """Run the step's forward pass unfused, every value kept, and name the first bad one.
+
+    Looks at the input, then the parameters of each layer, then its output, in order.
+    """
+    graph = network.description.graph(len(inputs["labels"]), training=True, scaled=network.scaled)
+    program = compile_graph(graph, network.device, training=False, fused=False, reuse=False)
+    plan = Plan(program, Storage(network.device, network.parameters, [program]))
+    plan.feed(inputs, seed=seed, step=step)
+    plan.run()
+    for value in (v for v in plan.graph.inputs if v.name in inputs):
+        if not _finite(plan.array(value)):
+            return f"the input {value.name}"
+    for node in plan.graph.nodes:
+        for value in (*node.reads, *node.writes):
+            if value.kind in ("param", "result") and not _finite(plan.array(value)):
+                what = "the parameter" if value.kind == "param" else f"{node.op} in layer"
+                return f"{what} {value.name if value.kind == 'param' else node.name}"
+    return "the loss itself"
+
+
+def _finite(array: np.ndarray) -> bool:
+    if array.dtype.kind in "iu":
+        return True
+    return bool(np.isfinite(array.astype(np.float64)).all())

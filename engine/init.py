@@ -1,0 +1,40 @@
+"""How parameters start: He's normal initialisation, zeros, ones, from counter-based numbers.
+
+A parameter's values depend on the seed and its name only, so adding a layer changes no other.
+He et al. 2015: weights ~ N(0, 2 / fan_in) keep the variance of activations through ReLU layers.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from ..kernels import philox
+from .ir import Parameter, Value
+
+STREAM = 1100  # of the Philox streams; dropout has 0…999, data 1000…1099
+
+
+def initial_value(parameter: Parameter, seed: int) -> np.ndarray:
+    """The starting value of a parameter, float64 on the host."""
+    shape = parameter.value.shape
+    if parameter.init == "zeros":
+        return np.zeros(shape)
+    if parameter.init == "ones":
+        return np.ones(shape)
+    key = philox.key(seed, zlib.crc32(parameter.value.name.encode()), STREAM)
+    draws = philox.normal(key, math.prod(shape)).reshape(shape)
+    return draws * math.sqrt(2.0 / parameter.fan_in)
+
+
+def initial_values(parameters: Iterable[Parameter], seed: int) -> dict[str, np.ndarray]:
+    """Name → starting value for all parameters."""
+    return {p.value.name: initial_value(p, seed) for p in parameters}
+
+
+def initial_state(value: Value) -> float:
+    """What a state starts at: a running variance at one, everything else at zero."""
+    return 1.0 if value.name.endswith("running_var") else 0.0

@@ -1,0 +1,172 @@
+"""A network on a device: its description, its parameters, and its plans for training and inference.
+
+network = Network(description, open_device("cpu"), infer_batch=256)
+network.load(arrays)
+logits = network.logits(images)          # float32 [N, classes], normalised NHWC images
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .arena import ParameterArena
+from .compile import compile_graph
+from .device import Device, numpy_dtype
+from .errors import InputError
+from .init import initial_state, initial_values
+from .ir import Graph
+from .models import build_graph
+from .runner import Plan, Program, Storage
+
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}
+GPU_PRECISIONS = ("tf32",)
+
+
+def activation_dtype(precision: str) -> str:
+    """The element type of activations for a precision. Raises: InputError."""
+    if precision in GPU_PRECISIONS:
+        raise InputError(f"precision {precision} needs a GPU; the CPU has {', '.join(PRECISIONS)}")
+    if precision not in PRECISIONS:
+        known = ", ".join((*PRECISIONS, *GPU_PRECISIONS))
+        raise InputError(f"unknown precision {precision!r}; known: {known}")
+    return PRECISIONS[precision]
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that it takes to build a network again and to feed it.
+
+    input_shape is (H, W, C); mean and std are per channel in units of 0 … 1.
+    """
+
+    arch: str
+    input_shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    precision: str = "fp32"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Description:
+        """Back from `to_json`. Raises: InputError when a field is missing or unknown."""
+        try:
+            lists = {k: tuple(told[k]) for k in ("input_shape", "classes", "mean", "std")}
+            return cls(**{**told, **lists})
+        except (KeyError, TypeError) as error:
+            raise InputError(f"the description of the network is damaged: {error}") from None
+
+    def graph(self, batch: int, *, training: bool, **loss: Any) -> Graph:
+        """The graph for one batch size; `loss` may set label_smoothing and scaled."""
+        return build_graph(
+            self.arch, batch, self.input_shape, len(self.classes), training=training,
+            dtype=activation_dtype(self.precision), options=self.options, **loss,
+        )  # fmt: skip
+
+
+class Network:
+    """A network with its parameters, compiled for the batch sizes in use.
+
+    All plans share one activation arena, so only the results of the latest run are valid.
+    """
+
+    def __init__(
+        self,
+        description: Description,
+        device: Device,
+        *,
+        infer_batch: int = 0,
+        train_batches: Sequence[int] = (),
+        label_smoothing: float = 0.0,
+    ) -> None:
+        """Compile and allocate; parameters are zero until `initialise` or `load`.
+
+        Raises: InputError for an architecture, option, precision or image size that cannot work.
+        """
+        self.description = description
+        self.device = device
+        self.scaled = description.precision == "fp16"  # needs loss scaling
+        graphs: dict[tuple[bool, int], Graph] = {}
+        for batch in train_batches:
+            graphs[True, batch] = description.graph(
+                batch, training=True, label_smoothing=label_smoothing, scaled=self.scaled
+            )
+        if infer_batch:
+            graphs[False, infer_batch] = description.graph(infer_batch, training=False)
+        programs: dict[tuple[bool, int], Program] = {
+            key: compile_graph(graph, device, training=key[0]) for key, graph in graphs.items()
+        }
+        first = next(iter(graphs.values()))
+        self.parameters = ParameterArena(first.params, device)
+        self.storage = Storage(device, self.parameters, programs.values())
+        plans = {key: Plan(program, self.storage) for key, program in programs.items()}
+        self.training = {batch: plan for (training, batch), plan in plans.items() if training}
+        self.inference = next((plan for (training, _), plan in plans.items() if not training), None)
+        self.initial = first.params
+
+    def initialise(self, seed: int) -> None:
+        """Start from He's initialisation under `seed`."""
+        self.parameters.load(initial_values(self.initial, seed))
+        for name, array in self.storage.states.items():
+            value = next(v for p in self._plans() for v in p.graph.states if v.name == name)
+            self.device.copy_from_host(array, np.full(value.shape, initial_state(value)))
+
+    def _plans(self) -> list[Plan]:
+        return [*self.training.values(), *([self.inference] if self.inference else [])]
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Parameters (master precision) and states by name, on the host."""
+        states = {n: self.device.to_host(a) for n, a in self.storage.states.items()}
+        return {**self.parameters.state_dict(), **states}
+
+    def load(self, arrays: Mapping[str, np.ndarray], source: str = "the weights") -> None:
+        """Fill parameters and states. Raises: InputError listing missing, extra, misshapen ones."""
+        wanted = {n: v.shape for n, v in self.parameters}
+        wanted |= {n: a.shape for n, a in self.storage.states.items()}
+        wrong = [f"missing {n}" for n in wanted if n not in arrays]
+        wrong += [f"unknown {n}" for n in arrays if n not in wanted]
+        wrong += [
+            f"{n} is {arrays[n].shape}, not {shape}"
+            for n, shape in wanted.items()
+            if n in arrays and arrays[n].shape != shape
+        ]
+        if wrong:
+            told = "; ".join(wrong[:6]) + (f"; and {len(wrong) - 6} more" if wrong[6:] else "")
+            raise InputError(f"{source} do not fit {self.description.arch}: {told}")
+        self.parameters.load({n: arrays[n] for n, _ in self.parameters})
+        for name, array in self.storage.states.items():
+            self.device.copy_from_host(array, arrays[name])
+
+    def normalise(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N,H,W,C] → float32: (x / 255 - mean) / std."""
+        mean = np.asarray(self.description.mean, np.float32)
+        std = np.asarray(self.description.std, np.float32)
+        return (images.astype(np.float32) / np.float32(255) - mean) / std
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """float32 [N, classes] for normalised images [N,H,W,C]; any N, in batches.
+
+        The last batch is filled up with zeros.
+        """
+        assert self.inference is not None, "compiled without infer_batch"
+        plan = self.inference
+        batch = plan.graph.inputs[0].shape[0]
+        results = np.empty((len(images), len(self.description.classes)), np.float32)
+        filled = np.zeros(plan.graph.inputs[0].shape, numpy_dtype("float32"))
+        for start in range(0, len(images), batch):
+            part = images[start : start + batch]
+            filled[: len(part)] = part
+            filled[len(part) :] = 0
+            plan.feed({"x": filled})
+            plan.run()
+            logits = self.device.to_host(plan.output("logits"))
+            results[start : start + len(part)] = logits[: len(part)].astype(np.float32)
+        return results

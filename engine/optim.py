@@ -1,0 +1,59 @@
+"""Optimizers: one call over the whole parameter arena; state lives in arenas of the same order."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..kernels import spec
+from .arena import ParameterArena
+from .errors import unknown_name
+
+OPTIMIZERS = ("sgd", "adamw")
+
+
+class Optimizer:
+    """Updates a parameter arena. `lr` and `step` live in device memory."""
+
+    def __init__(
+        self, name: str, arena: ParameterArena, *, weight_decay: float, momentum: float = 0.9,
+        nesterov: bool = True,
+    ) -> None:  # fmt: skip
+        """Allocate the state of the optimizer called `name`. Raises: InputError."""
+        if name not in OPTIMIZERS:
+            raise unknown_name("optimizer", name, OPTIMIZERS)
+        self.arena = arena
+        device, size = arena.device, arena.trainable_until
+        self._lr = device.zeros((1,), arena.dtype)
+        self._step = device.zeros((1,), "int64")
+        self._scale = device.zeros((1,), arena.dtype)
+        self.op: spec.SGD | spec.AdamW
+        if name == "sgd":
+            self.op = spec.SGD(momentum, nesterov and momentum > 0, weight_decay)
+            self.state = {"velocity": device.zeros((size,), arena.dtype)}
+        else:
+            self.op = spec.AdamW(weight_decay=weight_decay)
+            self.state = {name: device.zeros((size,), arena.dtype) for name in ("first", "second")}
+
+    def update(self, lr: float, step: int, grad_scale: float = 1.0) -> None:
+        """One step with the gradients in the arena, which are `grad_scale` times too large.
+
+        step counts the updates made before this one.
+        """
+        arena, device = self.arena, self.arena.device
+        end = arena.trainable_until
+        device.copy_from_host(self._lr, np.array([lr]))
+        device.copy_from_host(self._step, np.array([step + 1]))
+        device.copy_from_host(self._scale, np.array([grad_scale]))
+        w = arena.master[:end]
+        low = None if arena.low is None else arena.low[:end]
+        scale = None if grad_scale == 1.0 else self._scale
+        if isinstance(self.op, spec.SGD):
+            device.function("sgd_update")(
+                w, arena.gradients, self.state["velocity"], low, self._lr, op=self.op,
+                decay_until=arena.decay_until, grad_scale=scale,
+            )  # fmt: skip
+        else:
+            device.function("adamw_update")(
+                w, arena.gradients, self.state["first"], self.state["second"], low, self._lr,
+                self._step, op=self.op, decay_until=arena.decay_until, grad_scale=scale,
+            )  # fmt: skip

@@ -1,0 +1,78 @@
+"""Autodiff: appends the backward nodes to a forward graph, in reverse order, by the table `vjp`.
+
+Work is emitted only along paths from a trainable parameter to the loss: behind the last frozen
+layer nothing is computed. Where a value feeds several layers, its gradients are added in the order
+in which the backward nodes run, so the sum is the same every time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .. import vjp
+from ..ir import Graph, Node, Value
+
+
+def _needing(graph: Graph) -> set[Value]:
+    """Values that depend on a trainable parameter."""
+    needing = {p.value for p in graph.params if p.trainable}
+    for node in graph.nodes:
+        if any(value in needing for value in node.reads):
+            needing.update(node.writes)
+    return needing
+
+
+def autodiff(graph: Graph) -> Graph:
+    """The joint graph: forward, backward, and one output `grad/p` for every trainable parameter.
+
+    The gradient starts at the `dlogits` of the graph's softmax_cross_entropy.
+    """
+    needing = _needing(graph)
+    emit = vjp.Emitter()
+    gradients: dict[Value, Value] = {}
+
+    def collect(value: Value, gradient: Value, node: Node) -> None:
+        if value not in gradients:
+            gradients[value] = gradient
+            return
+        total = Value(f"{gradient.name}+", gradient.shape, gradient.dtype)
+        gradients[value] = emit("add", node.name, total, a=gradients[value], b=gradient)
+
+    for node in reversed(graph.nodes):
+        if node.op == "softmax_cross_entropy":
+            if node["logits"] in needing:
+                gradients[node["logits"]] = node["dlogits"]
+            continue
+        dy = gradients.get(node.out)
+        if dy is None or node.out not in needing:
+            continue
+        carried = vjp.differentiable(node)
+        wanted = {
+            name
+            for name, argument in carried.items()
+            for value in (argument if isinstance(argument, tuple) else (argument,))
+            if value in needing
+        }
+        for name, gradient in vjp.RULES[node.op](emit, node, dy, wanted).items():
+            arguments = carried[name] if isinstance(carried[name], tuple) else (carried[name],)
+            parts = gradient if isinstance(gradient, tuple) else (gradient,)
+            for value, part in zip(arguments, parts, strict=True):
+                if part is not None and value in needing:
+                    collect(value, part, node)
+
+    outputs = dict(graph.outputs)
+    for parameter in graph.params:
+        if parameter.trainable and parameter.value in gradients:
+            outputs[f"grad/{parameter.value.name}"] = gradients[parameter.value]
+    return prune(replace(graph, nodes=(*graph.nodes, *emit.nodes), outputs=outputs))
+
+
+def prune(graph: Graph) -> Graph:
+    """Leave out nodes whose results nobody reads (states that a node updates count as read)."""
+    needed = set(graph.outputs.values())
+    kept: list[Node] = []
+    for node in reversed(graph.nodes):
+        if node.updates or any(value in needed for value in node.writes):
+            kept.append(node)
+            needed.update(node.reads)
+    return graph.with_nodes(kept[::-1])

@@ -1,0 +1,46 @@
+"""Selection: gives every node a backend, an algorithm, its scratch memory, and the reason.
+
+`backends` lists the candidates of the device, best first. The first that supports a call gets it;
+the reasons of those that declined are kept, so `show --plan` can say why. Nothing else falls back:
+a call that no candidate supports is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...kernels import registry, spec
+from ...kernels.errors import UnsupportedError
+from ..ir import Choice, Graph, Node, Value
+
+
+def select(graph: Graph, backends: Sequence[str]) -> Graph:
+    """Annotate every node. Raises: UnsupportedError when no backend takes a node."""
+    return graph.with_nodes([_select(node, i, backends) for i, node in enumerate(graph.nodes)])
+
+
+def _select(node: Node, position: int, backends: Sequence[str]) -> Node:
+    if node.op == "reshape":
+        return node
+    declined: list[str] = []
+    for name in backends:
+        backend = registry.load(name)
+        reason = backend.supports(node.op, node.arguments)
+        if reason is not None:
+            declined.append(f"{name}: {reason}")
+            continue
+        config = backend.choose(node.op, node.arguments)
+        why = "; ".join([config.reason, *declined] if config.reason else declined)
+        return _with_choice(node, position, Choice(name, config, why))
+    raise UnsupportedError(f"{node.name}: {node.op} runs on no backend: {'; '.join(declined)}")
+
+
+def _with_choice(node: Node, position: int, choice: Choice) -> Node:
+    arguments = dict(node.arguments)
+    if "config" in spec.directions(node.op):
+        arguments["config"] = choice.config
+        if choice.config.workspace_bytes:
+            shape = (choice.config.workspace_bytes,)
+            name = f"{node.name}/{node.op}/workspace#{position}"
+            arguments["workspace"] = Value(name, shape, "uint8", "scratch")
+    return Node(node.op, node.name, arguments, choice)

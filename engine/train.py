@@ -1,0 +1,303 @@
+"""Training: epochs of steps, each forward + backward + update; checkpoints; a clean stop.
+
+All randomness is a function of (seed, epoch, step, sample), so a run that was killed and resumed
+ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from . import diagnose
+from .checkpoint import Progress, RunFolder
+from .config import TrainConfig
+from .data import Augment, Batch, Loader, Splits
+from .device import Device
+from .errors import InputError
+from .evaluate import Evaluation, evaluate
+from .network import Description, Network
+from .optim import Optimizer
+from .schedule import get_schedule
+
+EVAL_BATCH = 250
+CHECKPOINT_SECONDS = 30.0  # between epochs' ends, so that a kill costs little
+SCALE_GROWTH_STEPS = 2000  # float16: steps without overflow before the loss scale doubles
+FIRST_SCALE = 2.0**15
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one training step did; `loss` is the batch's mean, `images_per_second` this step's."""
+
+    epoch: int
+    step: int
+    total_steps: int
+    loss: float
+    accuracy: float
+    lr: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch did; train figures are means over its steps (dropout on)."""
+
+    epoch: int
+    epochs: int
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The outcome of a run; times and rates are of this session (a resumed run counts anew)."""
+
+    run: str
+    finished: bool
+    epochs: int
+    steps: int
+    test_accuracy: float | None
+    test_loss: float | None
+    best_accuracy: float | None
+    parameters: int
+    seconds: float
+    images_per_second: float
+    peak_memory_mb: float
+    memory_plan: str
+
+
+class TrainingError(Exception):
+    """Training cannot go on, through no fault of the command: told in one line."""
+
+
+Report = Callable[[StepReport | EpochReport], None]
+
+
+class Trainer:
+    """One run: owns the network, the optimizer, the loader and the run folder."""
+
+    def __init__(
+        self, config: TrainConfig, splits: Splits, device: Device, folder: RunFolder
+    ) -> None:
+        """Compile everything; writes nothing. Raises: InputError."""
+        config.check()
+        self.config, self.splits, self.device, self.folder = config, splits, device, folder
+        self.description = Description(
+            config.arch, splits.train.image_shape, splits.train.classes, splits.mean, splits.std,
+            config.precision, dict(config.options),
+        )  # fmt: skip
+        augment = Augment(config.shift, config.flip) if config.shift or config.flip else None
+        self.loader = Loader(
+            splits.train, config.batch_size, seed=config.seed, augment=augment,
+            mean=splits.mean, std=splits.std,
+        )  # fmt: skip
+        self.schedule = get_schedule(config.schedule)
+        self.total_steps = config.epochs * self.loader.steps_per_epoch
+        rest = len(splits.train) % config.batch_size
+        self.network = Network(
+            self.description, device, infer_batch=min(EVAL_BATCH, len(splits.test)),
+            train_batches=(config.batch_size, *([rest] if rest else [])),
+            label_smoothing=config.label_smoothing,
+        )  # fmt: skip
+        self.optimizer = Optimizer(
+            config.optimizer, self.network.parameters, weight_decay=config.weight_decay,
+            momentum=config.momentum,
+        )  # fmt: skip
+        self.network.initialise(config.seed)
+        self.progress = Progress(loss_scale=FIRST_SCALE if self.network.scaled else 1.0)
+        self.stop = False  # set from outside: finish the step, save, return
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must agree with: all that decides the outcome."""
+        ignored = ("device", "kernels", "data", "epochs")  # more epochs may be asked for
+        told = {k: v for k, v in asdict(self.config).items() if k not in ignored}
+        return {**told, "data": self.splits.name, "content of the data": self.splits.fingerprint}
+
+    def resume(self) -> None:
+        """Continue from the run folder's last checkpoint, if it has one. Raises: InputError."""
+        loaded = self.folder.load_checkpoint(self.identity)
+        if loaded is None:
+            return
+        tensors, self.progress = loaded
+        state = {
+            n.removeprefix("optimizer/"): tensors.pop(n)
+            for n in list(tensors)
+            if n.startswith("optimizer/")
+        }
+        self.network.load(tensors, str(self.folder.last))
+        for name, array in self.optimizer.state.items():
+            self.device.copy_from_host(array, state[name])
+
+    def run(self, report: Report = lambda _: None) -> Summary:
+        """Train to the end, or until `stop` is set. Raises: TrainingError, InputError."""
+        begun, trained = time.perf_counter(), 0
+        test: Evaluation | None = None
+        with self.device.session(), open_metrics(self.folder, self.progress) as self._metrics:
+            while self.progress.epoch < self.config.epochs and not self.stop:
+                trained += self._epoch(report)
+                if self.progress.batch == self.loader.steps_per_epoch:
+                    test = self._end_epoch(report)
+            finished = self.progress.epoch == self.config.epochs
+            if finished and test is None:
+                test = self._evaluate()
+        seconds = time.perf_counter() - begun
+        best = self.progress.best_accuracy
+        return Summary(
+            run=str(self.folder.path), finished=finished, epochs=self.progress.epoch,
+            steps=self.progress.step, test_accuracy=test.accuracy if test else None,
+            test_loss=test.loss if test else None, best_accuracy=best if best >= 0 else None,
+            parameters=sum(v.size for _, v in self.network.parameters), seconds=seconds,
+            images_per_second=trained / self._train_seconds if trained else 0.0,
+            peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            memory_plan=str(self.network.training[self.config.batch_size].memory),
+        )  # fmt: skip
+
+    _train_seconds = 0.0
+
+    def _epoch(self, report: Report) -> int:
+        """Steps until the epoch ends or `stop` is set; returns the number of images."""
+        progress, trained = self.progress, 0
+        saved = time.monotonic()
+        self._epoch_seconds, self._epoch_images = 0.0, 0
+        for batch in self.loader.epoch(progress.epoch, progress.batch):
+            begun = time.perf_counter()
+            loss, accuracy, lr = self._step(batch)
+            seconds = time.perf_counter() - begun
+            trained += len(batch.labels)
+            self._train_seconds += seconds
+            self._epoch_seconds += seconds
+            self._epoch_images += len(batch.labels)
+            told = StepReport(
+                progress.epoch, progress.step, self.total_steps, loss, accuracy, lr,
+                len(batch.labels) / seconds,
+            )  # fmt: skip
+            self._write("step", told)
+            report(told)
+            if self.stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                self._save()
+                saved = time.monotonic()
+            if self.stop:
+                break
+        return trained
+
+    def _step(self, batch: Batch) -> tuple[float, float, float]:
+        """One step on `batch`: (mean loss, accuracy, learning rate)."""
+        config, progress, network = self.config, self.progress, self.network
+        plan = network.training[len(batch.labels)]
+        inputs = {"x": batch.images, "labels": batch.labels}
+        if network.scaled:
+            inputs["grad_scale"] = np.array([progress.loss_scale])
+        plan.feed(inputs, seed=config.seed, step=progress.step)
+        plan.run()
+        losses = self.device.to_host(plan.output("loss")).astype(np.float64)
+        loss = float(losses.mean())
+        if not math.isfinite(loss):
+            layer = diagnose.first_non_finite(network, inputs, seed=config.seed, step=progress.step)
+            raise TrainingError(
+                f"the loss is {loss} at step {progress.step} (epoch {progress.epoch + 1}); the "
+                f"first values that are not finite are those of {layer}; {self._kept()}"
+            )
+        logits = self.device.to_host(plan.output("logits"))
+        correct = int((logits.argmax(axis=1) == batch.labels).sum())
+        lr = config.lr * self.schedule(progress.step, self.total_steps)
+        if self._gradients_usable():
+            self.optimizer.update(lr, progress.step, progress.loss_scale)
+        progress.step += 1
+        progress.batch += 1
+        progress.loss_sum += float(losses.sum())
+        progress.correct += correct
+        progress.seen += len(losses)
+        return loss, correct / len(losses), lr
+
+    def _kept(self) -> str:
+        if self.folder.last.exists():
+            return f"the last good checkpoint is {self.folder.last}"
+        return "there is no earlier checkpoint"
+
+    def _gradients_usable(self) -> bool:
+        """Dynamic loss scaling (float16): skip the update and halve the scale on overflow."""
+        progress = self.progress
+        if not self.network.scaled:
+            return True
+        if not np.isfinite(self.device.to_host(self.network.parameters.gradients)).all():
+            progress.loss_scale /= 2
+            progress.good_steps = 0
+            if progress.loss_scale < 2.0**-14:
+                raise TrainingError(
+                    f"float16 gradients overflow at step {progress.step} at every loss scale; "
+                    f"use --precision bf16 or fp32; {self._kept()}"
+                )
+            return False
+        progress.good_steps += 1
+        if progress.good_steps % SCALE_GROWTH_STEPS == 0:
+            progress.loss_scale *= 2
+        return True
+
+    def _evaluate(self) -> Evaluation:
+        return evaluate(self.network, self.splits.test)
+
+    def _end_epoch(self, report: Report) -> Evaluation:
+        progress = self.progress
+        test = self._evaluate()
+        told = EpochReport(
+            progress.epoch, self.config.epochs, progress.loss_sum / progress.seen,
+            progress.correct / progress.seen, test.loss, test.accuracy, self._epoch_seconds,
+            self._epoch_images / self._epoch_seconds if self._epoch_seconds else 0.0,
+        )  # fmt: skip
+        self._write("epoch", told)
+        is_best = test.accuracy > progress.best_accuracy
+        self.progress = progress = Progress(
+            epoch=progress.epoch + 1, step=progress.step, loss_scale=progress.loss_scale,
+            good_steps=progress.good_steps,
+            best_accuracy=max(test.accuracy, progress.best_accuracy),
+        )  # fmt: skip
+        # The model first: if we are killed between the two, the resumed run writes it again.
+        arrays = self.network.state_dict()
+        self.folder.save_model(self.description, arrays, self.splits.name)
+        self._save(best=is_best)
+        report(told)
+        return test
+
+    def _save(self, *, best: bool = False) -> None:
+        self.progress.metrics_bytes = self._metrics.tell()
+        state = {f"optimizer/{n}": self.device.to_host(a) for n, a in self.optimizer.state.items()}
+        tensors = {**self.network.state_dict(), **state}
+        if best:
+            self.folder.save_checkpoint(self.folder.best, tensors, self.progress, self.identity)
+        self.folder.save_checkpoint(self.folder.last, tensors, self.progress, self.identity)
+
+    def _write(self, kind: str, told: StepReport | EpochReport) -> None:
+        try:
+            self._metrics.write(json.dumps({"kind": kind, **asdict(told)}).encode() + b"\n")
+        except OSError as error:
+            raise InputError(
+                f"cannot write {self.folder.metrics}: {error.strerror}; {self._kept()}"
+            ) from None
+
+
+@contextlib.contextmanager
+def open_metrics(folder: RunFolder, progress: Progress) -> Iterator[BinaryIO]:
+    """metrics.jsonl, cut back to what belongs to `progress`; every write goes out at once."""
+    try:
+        file = open(folder.metrics, "ab", buffering=0)  # noqa: SIM115
+    except OSError as error:
+        raise InputError(f"cannot write {folder.metrics}: {error.strerror or error}") from None
+    with file:
+        file.truncate(min(file.tell(), progress.metrics_bytes))
+        file.seek(0, os.SEEK_END)
+        yield file
