@@ -1,0 +1,3 @@
+#define LANES 8
+#define TILE 6
+#include "correlate.c"

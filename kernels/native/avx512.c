@@ -1,0 +1,3 @@
+#define LANES 16
+#define TILE 14
+#include "correlate.c"
