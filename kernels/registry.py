@@ -19,7 +19,7 @@ from typing import Any
 from . import spec
 from .errors import BackendError
 
-BACKENDS = ("numpy",)
+BACKENDS = ("numpy", "native")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Backend:
         """The backend's implementation of the contract function `name`, checks included."""
         module = importlib.import_module(f".{spec.CONTRACTS[name].module}", self.package.__name__)  # type: ignore[attr-defined]
         return getattr(module, name)
+
+    def supports(self, name: str, arguments: Mapping[str, Any]) -> str | None:
+        """Why this backend cannot run one call; None if it can. `arguments` as in `choose`."""
+        return self.package.supports(name, arguments)
 
     def choose(self, name: str, arguments: Mapping[str, Any]) -> spec.Config:
         """The algorithm, tile and workspace for one call, from shapes and parameters alone.

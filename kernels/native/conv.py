@@ -9,7 +9,7 @@ that of Georganas et al. 2018, "Anatomy of High-Performance Deep Learning Convol
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -64,24 +64,38 @@ def choose(function: str, arguments: Mapping[str, Any], variant: str | None = No
 
 
 def _plan(function: str, a: Mapping[str, Any], variant: str, workers: int) -> plan.Plan:
+    shapes = {name: tuple(a[name].shape) for name in ("x", "w", "out") if name in a}
+    db = a.get("db") is not None
     if function == "conv2d_dgrad":
-        db = a.get("db") is not None
-        return plan.dgrad(
-            tuple(a["out"].shape), tuple(a["w"].shape), a["op"], db, variant, workers
-        )
+        return plan.dgrad(shapes["out"], shapes["w"], a["op"], db, variant, workers)
+    if function == "conv2d_wgrad":
+        return plan.wgrad(shapes["x"], shapes["out"], a["op"], variant, workers)
+    if function == "conv2d_relu_pool_backward":
+        return plan.unpool(shapes["out"], db, variant, workers)
     pool = function == "conv2d_relu_pool"
-    return plan.forward(
-        tuple(a["x"].shape), tuple(a["w"].shape), a["op"], pool, variant, workers
-    )
+    return plan.forward(shapes["x"], shapes["w"], a["op"], pool, variant, workers)
 
 
-def _planned(
-    function: str, config: Config | None, workspace: Any, **arguments: Any
-) -> tuple[plan.Plan, str]:
-    if config is None or workspace is None:
-        config = config or choose(function, arguments)
+def _run(
+    function: str,
+    kernel: str,
+    arguments: dict[str, Any],
+    workspace: Any,
+    config: Config | None,
+    fill: Callable[[Any, list[np.ndarray]], None],
+) -> None:
+    if config is None:
+        config = choose(function, arguments)
+    elif (reason := supports(function, arguments)) is not None:
+        raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
     variant = config.algorithm.removeprefix("direct-")
-    return _plan(function, arguments, variant, config["workers"]), variant
+    made = _plan(function, arguments, variant, config["workers"])
+    entry = getattr(library.open_library(variant), f"{kernel}_run")
+    plan.run(made, entry, workspace, fill, arguments.get("db"))
+
+
+def _pitch(array: Any) -> int:
+    return 0 if array is None else pixel_pitch(array)
 
 
 @implements(spec.conv2d)
@@ -98,16 +112,13 @@ def conv2d(
     config: Config | None = None,
 ) -> None:
     """Bias and ReLU join in the registers; a residual on the way out of the L1 cache."""
-    made, variant = _planned("conv2d", config, workspace, x=x, w=w, out=out, op=op)
 
     def fill(p: Any, shared: list[np.ndarray]) -> None:
         p.x, p.w, p.b, p.out = address(x), address(w), address(b), address(out)
         p.residual, p.relu, p.packed = address(residual), relu, address(shared[0])
-        p.x_pitch, p.out_pitch = pixel_pitch(x), pixel_pitch(out)
-        p.residual_pitch = 0 if residual is None else pixel_pitch(residual)
+        p.x_pitch, p.out_pitch, p.residual_pitch = _pitch(x), _pitch(out), _pitch(residual)
 
-    for _ in plan.run(made, library.open_library(variant).correlate_run, workspace, fill):
-        pass
+    _run("conv2d", "correlate", {"x": x, "w": w, "out": out, "op": op}, workspace, config, fill)
 
 
 @implements(spec.conv2d_relu_pool)
@@ -124,15 +135,14 @@ def conv2d_relu_pool(
     config: Config | None = None,
 ) -> None:
     """Two rows of the convolution at a time stay in the L1 cache and are pooled from there."""
-    made, variant = _planned("conv2d_relu_pool", config, workspace, x=x, w=w, out=out, op=op)
 
     def fill(p: Any, shared: list[np.ndarray]) -> None:
         p.x, p.w, p.b, p.out = address(x), address(w), address(b), address(out)
         p.code, p.packed = address(code), address(shared[0])
-        p.x_pitch, p.out_pitch = pixel_pitch(x), pixel_pitch(out)
+        p.x_pitch, p.out_pitch = _pitch(x), _pitch(out)
 
-    for _ in plan.run(made, library.open_library(variant).correlate_run, workspace, fill):
-        pass
+    arguments = {"x": x, "w": w, "out": out, "op": op, "pool": pool}
+    _run("conv2d_relu_pool", "correlate", arguments, workspace, config, fill)
 
 
 @implements(spec.conv2d_dgrad)
@@ -148,22 +158,54 @@ def conv2d_dgrad(
     config: Config | None = None,
 ) -> None:
     """The forward kernel on dy with flipped, transposed weights; a stride has a pass per phase."""
-    made, variant = _planned(
-        "conv2d_dgrad", config, workspace, dy=dy, w=w, out=out, op=op, db=db
-    )
 
     def fill(p: Any, shared: list[np.ndarray]) -> None:
         p.x, p.w, p.out = address(dy), address(w), address(out)
         p.mask, p.packed = address(mask), address(shared[0])
-        p.x_pitch, p.out_pitch = pixel_pitch(dy), pixel_pitch(out)
-        p.mask_pitch = 0 if mask is None else pixel_pitch(mask)
+        p.x_pitch, p.out_pitch, p.mask_pitch = _pitch(dy), _pitch(out), _pitch(mask)
         p.db = None if db is None else address(shared[1])
 
-    if db is not None:
-        db[...] = 0
-    for p, shared in plan.run(
-        made, library.open_library(variant).correlate_run, workspace, fill
-    ):
-        if db is not None:
-            parts = shared[1][: p.chunks * out.shape[3]].reshape(p.chunks, out.shape[3])
-            db += np.add.reduce(parts, axis=0)
+    arguments = {"dy": dy, "w": w, "out": out, "op": op, "db": db}
+    _run("conv2d_dgrad", "correlate", arguments, workspace, config, fill)
+
+
+@implements(spec.conv2d_wgrad)
+def conv2d_wgrad(
+    x: Array,
+    dy: Array,
+    out: Out,
+    *,
+    op: spec.Conv2d,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """Outer products of dy and x summed over pixels in registers; parts are added in order."""
+
+    def fill(p: Any, shared: list[np.ndarray]) -> None:
+        p.x, p.dy, p.out, p.partial = address(x), address(dy), address(out), address(shared[0])
+        p.x_pitch, p.dy_pitch = _pitch(x), _pitch(dy)
+
+    arguments = {"x": x, "dy": dy, "out": out, "op": op}
+    _run("conv2d_wgrad", "wgrad", arguments, workspace, config, fill)
+
+
+@implements(spec.conv2d_relu_pool_backward)
+def conv2d_relu_pool_backward(
+    dy: Array,
+    code: Array,
+    out: Out,
+    *,
+    pool: spec.MaxPool2d,
+    db: Out | None = None,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """One pass over dy and code that writes every pixel of out once."""
+
+    def fill(p: Any, shared: list[np.ndarray]) -> None:
+        p.dy, p.code, p.out = address(dy), address(code), address(out)
+        p.dy_pitch, p.out_pitch = _pitch(dy), _pitch(out)
+        p.db = None if db is None else address(shared[1])
+
+    arguments = {"dy": dy, "out": out, "db": db}
+    _run("conv2d_relu_pool_backward", "unpool", arguments, workspace, config, fill)

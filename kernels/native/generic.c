@@ -5,6 +5,8 @@
 #define TILE 6
 #endif
 #include "correlate.c"
+#include "pool.c"
+#include "wgrad.c"
 
 /* The widest variant that this processor and its system run: 2 avx512, 1 avx2, 0 generic. */
 int widest(void) {

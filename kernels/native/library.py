@@ -36,6 +36,32 @@ class Correlate(ctypes.Structure):
     ]
 
 
+class Wgrad(ctypes.Structure):
+    """`struct wgrad` of wgrad.h, field by field."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("x", "dy", "out", "partial")],
+        *[(name, ctypes.c_int64) for name in ("images", "height", "width", "channels")],
+        *[(name, ctypes.c_int64) for name in ("groups", "filters", "x_pitch", "dy_pitch")],
+        *[(name, ctypes.c_int64) for name in ("rows", "cols", "r", "s", "step_h", "step_w")],
+        *[(name, ctypes.c_int64) for name in ("gap_h", "gap_w", "top", "left", "edge")],
+        *[(name, ctypes.c_int64) for name in ("block", "band", "band_images", "part_images")],
+        *[(name, ctypes.c_int64) for name in ("parts", "splits", "part_floats")],
+        *[(name, ctypes.c_int64) for name in ("scratch_floats", "chunks")],
+    ]
+
+
+class Unpool(ctypes.Structure):
+    """`struct unpool` of pool.c, field by field."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("dy", "code", "out", "db")],
+        *[(name, ctypes.c_int64) for name in ("images", "rows", "cols", "channels")],
+        *[(name, ctypes.c_int64) for name in ("dy_pitch", "out_pitch")],
+        *[(name, ctypes.c_int64) for name in ("images_per_chunk", "chunks")],
+    ]
+
+
 def path(variant: str) -> Path | None:
     """The shared library of `variant`, or None if it was not built."""
     folder = Path(__file__).parent
@@ -51,12 +77,10 @@ def open_library(variant: str) -> ctypes.CDLL:
         raise BackendError(f"backend native: no library for {variant}; built: {built()}")
     library = ctypes.CDLL(str(file))
     pointer = ctypes.c_void_p
-    for name, arguments in (
-        ("correlate_plan", [pointer]),
-        ("correlate_run", [pointer, pointer, pointer]),
-    ):
-        getattr(library, name).argtypes = arguments
-        getattr(library, name).restype = None
+    for kernel in ("correlate", "wgrad", "unpool"):
+        make, run = getattr(library, f"{kernel}_plan"), getattr(library, f"{kernel}_run")
+        make.argtypes, make.restype = [pointer], None  # the problem, to complete
+        run.argtypes, run.restype = [pointer] * 3, None  # the problem, tickets, a thread's scratch
     return library
 
 

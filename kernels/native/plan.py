@@ -1,10 +1,10 @@
-"""From shapes and parameters to filled-in C problems, their workspace, and a call on all threads."""
+"""From shapes and parameters to filled-in C problems, their workspace, and a run on all threads."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,9 +94,7 @@ def _correlate(variant: str, taps: list[tuple[int, int, int]], **fields: int) ->
 
 
 @functools.lru_cache(maxsize=512)
-def forward(
-    x: Shape, w: Shape, op: spec.Conv2d, pool: bool, variant: str, workers: int
-) -> Plan:
+def forward(x: Shape, w: Shape, op: spec.Conv2d, pool: bool, variant: str, workers: int) -> Plan:
     """The plan of conv2d, or of conv2d_relu_pool."""
     (n, h, width, _), (k, r, s, cg) = x, w
     _, p, q, _ = op.output_shape(x, w)
@@ -166,23 +164,69 @@ def dgrad(x: Shape, w: Shape, op: spec.Conv2d, db: bool, variant: str, workers: 
     return _plan(tuple(problems), tuple(tables), c, db, workers)
 
 
+@functools.lru_cache(maxsize=512)
+def wgrad(x: Shape, w: Shape, op: spec.Conv2d, variant: str, workers: int) -> Plan:
+    """The plan of conv2d_wgrad."""
+    (n, h, width, _), (k, r, s, cg) = x, w
+    _, p, q, _ = op.output_shape(x, w)
+    problem = library.Wgrad(
+        images=n,
+        height=h,
+        width=width,
+        channels=cg,
+        groups=op.groups,
+        filters=k // op.groups,
+        rows=p,
+        cols=q,
+        r=r,
+        s=s,
+        step_h=op.stride[0],
+        step_w=op.stride[1],
+        gap_h=op.dilation[0],
+        gap_w=op.dilation[1],
+        top=op.padding[0],
+        left=op.padding[2],
+        edge=op.padding_mode == "edge",
+    )
+    library.open_library(variant).wgrad_plan(ctypes.byref(problem))
+    partial = aligned(4 * problem.parts * problem.part_floats)
+    return Plan((problem,), (), (partial,), aligned(4 * problem.scratch_floats), workers)
+
+
+@functools.lru_cache(maxsize=512)
+def unpool(out: Shape, db: bool, variant: str, workers: int) -> Plan:
+    """The plan of conv2d_relu_pool_backward."""
+    n, p, q, k = out
+    problem = library.Unpool(images=n, rows=p, cols=q, channels=k)
+    library.open_library(variant).unpool_plan(ctypes.byref(problem))
+    partial = problem.chunks * k if db else 0
+    return Plan((problem,), (), (0, aligned(4 * partial)), 0, workers)
+
+
 def _plan(problems: Any, tables: Any, width: int, db: bool, workers: int) -> Plan:
+    panels = max(p.panels * p.panel_floats for p in problems)
     partial = max(p.chunks for p in problems) * width if db else 0
     return Plan(
         problems,
         tables,
-        shared=(aligned(4 * max(p.panels * p.panel_floats for p in problems)), aligned(4 * partial)),
+        shared=(aligned(4 * panels), aligned(4 * partial)),
         scratch=aligned(4 * max(p.scratch_floats for p in problems)),
         workers=workers,
     )
 
 
 def run(
-    plan: Plan, entry: Any, workspace: Any, fill: Callable[[Any, list[np.ndarray]], None]
-) -> Iterator[tuple[Any, list[np.ndarray]]]:
-    """Run the problems in order; after each, yield it and the `shared` parts as float32 arrays.
+    plan: Plan,
+    entry: Any,
+    workspace: Any,
+    fill: Callable[[Any, list[np.ndarray]], None],
+    db: np.ndarray | None = None,
+) -> None:
+    """Run the problems in order, each on all threads.
 
-    `fill(problem, shared)` sets the addresses in a copy of each problem. Raises: ShapeError.
+    `fill(problem, shared)` sets the addresses in a copy of each problem; `shared` are the parts of
+    the workspace as float32 arrays. `db` [C] receives the sum of the problems' partial sums, the
+    second part [chunks, C], in the order of problems and chunks. Raises: ShapeError.
     """
     if workspace is None:
         workspace = np.empty(plan.workspace_bytes, np.uint8)
@@ -200,6 +244,8 @@ def run(
         shared.append(workspace[start : start + size].view(np.float32))
         start += size
     scratch = workspace.ctypes.data + start
+    if db is not None:
+        db[...] = 0
     for template in plan.problems:
         problem = type(template).from_buffer_copy(template)
         fill(problem, shared)
@@ -210,4 +256,6 @@ def run(
             entry(*arguments, scratch + worker * plan.scratch)
 
         parallel(min(plan.workers, max(1, problem.chunks)), work)
-        yield problem, shared
+        if db is not None:
+            partial = shared[1][: problem.chunks * db.size].reshape(problem.chunks, db.size)
+            db += np.add.reduce(partial, axis=0)

@@ -8,11 +8,16 @@ from typing import Any
 from .. import spec
 from .threads import get_threads, session, set_threads
 
-__all__ = ["choose", "get_threads", "missing", "session", "set_threads"]
+__all__ = ["choose", "get_threads", "missing", "session", "set_threads", "supports"]
 
 
 def missing() -> str | None:
     """None: NumPy is always here."""
+    return None
+
+
+def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
+    """None: NumPy runs the whole contract."""
     return None
 
 
