@@ -99,6 +99,11 @@ class Node:
         return [v for _, v in self._values("out")]
 
     @property
+    def scratch(self) -> list[Value]:
+        """The work memory of the call."""
+        return [v for name, v in self._values("in") if name == "workspace"]
+
+    @property
     def updates(self) -> list[Value]:
         """The states that the call changes in place."""
         return [v for _, v in self._values("inout")]

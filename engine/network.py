@@ -147,7 +147,8 @@ class Network:
 
     def normalise(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N,H,W,C] → float32: (x / 255 - mean) / std."""
-        mean, std = np.float32(self.description.mean), np.float32(self.description.std)
+        mean = np.asarray(self.description.mean, np.float32)
+        std = np.asarray(self.description.std, np.float32)
         return (images.astype(np.float32) / np.float32(255) - mean) / std
 
     def logits(self, images: np.ndarray) -> np.ndarray:

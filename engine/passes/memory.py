@@ -50,7 +50,8 @@ def aliases(graph: Graph) -> dict[Value, Value]:
     roots: dict[Value, Value] = {}
     for node in graph.nodes:
         if node.op == "reshape":
-            roots[node.out] = roots.get(node["x"], node["x"])
+            source: Value = node["x"]
+            roots[node.out] = roots.get(source, source)
     return roots
 
 
@@ -65,12 +66,9 @@ def plan_memory(graph: Graph, *, reuse: bool = True) -> MemoryPlan:
     blocks: dict[Value, _Block] = {}
     end = len(graph.nodes)
     for i, node in enumerate(graph.nodes):
-        for value in node.writes:
+        for value in (*node.writes, *node.scratch):
             if value not in roots and value not in outside:
                 blocks[value] = _Block(value, _aligned(value.nbytes), i, i)
-        scratch = node["workspace"]
-        if scratch is not None:
-            blocks[scratch] = _Block(scratch, _aligned(scratch.nbytes), i, i)
         for value in node.reads:
             block = blocks.get(roots.get(value, value))
             if block is not None:

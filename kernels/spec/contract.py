@@ -205,8 +205,8 @@ def disjoint(function: str, out: Array | None, **arrays: Array | None) -> None:
             continue
         pitch, size = written[2], written[3]
         if pitch == read[2] and pitch > 0:  # slices of one buffer: compare their channel ranges
-            a, b = written[0] % pitch, read[0] % pitch
-            if a + size <= b or b + read[3] <= a:
+            gap = (read[0] - written[0]) % pitch
+            if size <= gap and gap + read[3] <= pitch:
                 continue
         raise ShapeError(f"{function}: out overlaps {name} in memory")
 
@@ -216,8 +216,8 @@ def _span(array: Array | None) -> tuple[int, int, int, int] | None:
     strides = getattr(array, "strides", None)
     if array is None or strides is None or 0 in array.shape:
         return None
-    data = getattr(array, "data", None)
-    start = data.ptr if hasattr(data, "ptr") else array.ctypes.data
+    # NumPy's `.data` raises for bfloat16; CuPy's is the pointer
+    start = array.ctypes.data if hasattr(array, "ctypes") else array.data.ptr
     end = start + sum((n - 1) * s for n, s in zip(array.shape, strides, strict=True))
     pixel = (array.shape[-1] if array.shape else 1) * array.dtype.itemsize
     return start, end + array.dtype.itemsize, strides[-2] if len(strides) > 1 else 0, pixel

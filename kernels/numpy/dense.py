@@ -1,0 +1,139 @@
+"""Dense layers and the bias gradient on the CPU: one matrix product a chunk, on all threads.
+
+Inside a session BLAS has one thread a call, so the work is split here: over the outputs of the
+product that run along the weights (for small batches the weights are the traffic, and every chunk
+reads its own), or over images where there are more of them. Bias, ReLU and mask are applied while
+the chunk is in cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from .. import spec
+from ..spec import Config
+from ..spec.contract import Array, Out
+from .compute import (
+    column_sums,
+    for_chunks,
+    pixels,
+    rows_per_chunk,
+    select,
+    store,
+    wide_type,
+    widen,
+)
+
+PRODUCTS = 1 << 22  # multiply-adds a chunk: about 0.1 ms of one core
+NARROW = 64  # matrix products with fewer rows or columns leave most of a core idle
+
+
+def _split(count: int, other: int, depth: int) -> int:
+    """How many of `count` outputs make a chunk, `other` x `depth` multiply-adds each."""
+    size = max(NARROW, PRODUCTS // max(1, other * depth))
+    return -(-count // max(1, math.ceil(count / size)))  # chunks of even size
+
+
+def _tiles(out: np.ndarray, depth: int, task: Callable[[slice, slice], None]) -> None:
+    """Run `task(rows, columns)` over chunks of the product `out`, split along its longer side."""
+    (n, k), whole = out.shape, slice(None)
+    if k >= n:
+        for_chunks(k, _split(k, n, depth), lambda i, j: task(whole, slice(i, j)))
+    else:
+        for_chunks(n, _split(n, k, depth), lambda i, j: task(slice(i, j), whole))
+
+
+@spec.implements(spec.dense)
+def dense(
+    x: Array,
+    w: Array,
+    b: Array | None,
+    out: Out,
+    *,
+    relu: bool = False,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """out = x wᵀ + b, then max(0, ·) if `relu`."""
+    x = widen(x)
+
+    def run(images: slice, outputs: slice) -> None:
+        y = _product(x[images], widen(w[outputs]).T, out[images, outputs])
+        if b is not None:
+            y += b[outputs]
+        if relu:
+            np.maximum(y, 0, out=y)
+        if y.dtype != out.dtype:
+            store(y, out[images, outputs])
+
+    _tiles(out, x.shape[1], run)
+
+
+def _product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """The product a b, in `out` itself if that has its type."""
+    return np.matmul(a, b, out=out if out.dtype == a.dtype else None)
+
+
+@spec.implements(spec.dense_dgrad)
+def dense_dgrad(
+    dy: Array,
+    w: Array,
+    out: Out,
+    *,
+    mask: Array | None = None,
+    db: Out | None = None,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """out = dy w, 0 where mask <= 0; db = its sum over the images, before rounding."""
+    dy = widen(dy)
+    n, c = out.shape
+
+    def run(features: slice) -> None:
+        dx = _product(dy, widen(w[:, features]), out[:, features])
+        if mask is not None:
+            select(dx, ~(mask[:, features] <= mask.dtype.type(0)), dx)
+        if db is not None:
+            np.add.reduce(dx, axis=0, out=db[features])
+        if dx.dtype != out.dtype:
+            store(dx, out[:, features])
+
+    for_chunks(c, _split(c, n, len(w)), lambda i, j: run(slice(i, j)))
+
+
+@spec.implements(spec.dense_wgrad)
+def dense_wgrad(
+    x: Array,
+    dy: Array,
+    out: Out,
+    *,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """out = dyᵀ x, the images in order inside one matrix product."""
+    x, dy = widen(x), widen(dy)
+
+    def run(outputs: slice, features: slice) -> None:
+        np.matmul(dy[:, outputs].T, x[:, features], out=out[outputs, features])
+
+    _tiles(out, len(x), run)
+
+
+@spec.implements(spec.bias_grad)
+@np.errstate(all="ignore")
+def bias_grad(
+    dy: Array, out: Out, *, workspace: Array | None = None, config: Config | None = None
+) -> None:
+    """out[k] = sum of dy over all other axes: sums of chunks, then the sum of those, in order."""
+    rows = pixels(dy)
+    size = rows_per_chunk(rows.shape[1])
+    sums = np.zeros((-(-len(rows) // size), rows.shape[1]), wide_type(dy.dtype))
+
+    def run(i: int, j: int) -> None:
+        sums[i // size] = column_sums(widen(rows[i:j]))
+
+    for_chunks(len(rows), size, run)
+    np.add.reduce(sums, axis=0, out=out)

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+from cases import elementwise as cases
+from cases.draw import ALL, CHUNKS
+from harness import compare_oracles
+
+
+@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize("name", cases.LISTED)
+def test_elementwise__listed_shapes(backend, name, dtype):
+    if dtype not in backend.dtypes:
+        pytest.skip(f"{backend.backend.name} does not compute {dtype}")
+    for call in cases.listed(name, dtype):
+        backend.verify(call)
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_elementwise__fuzzed(backend, chunk):
+    for call in cases.fuzz(chunk, backend.dtypes):
+        backend.verify(call)
+
+
+@pytest.mark.parametrize("name", cases.LISTED)
+def test_elementwise_oracle__agrees_with_torch_on_listed_shapes(torch_oracle, name):
+    compare_oracles(torch_oracle, with_twin(cases.listed(name, "float64")))
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_elementwise_oracle__agrees_with_torch(torch_oracle, chunk):
+    compare_oracles(torch_oracle, with_twin(cases.fuzz(chunk, ALL)))
+
+
+def with_twin(calls):
+    """The calls that PyTorch can answer; its random numbers are others (see test_philox)."""
+    return (call for call in calls if call.function != "dropout")
