@@ -117,6 +117,20 @@ class RunFolder:
             raise InputError(f"{self.path} is not a run folder: it has no {self.config.name}")
         return read_toml(self.config)
 
+    def history(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """(one object a step, one an epoch) of metrics.jsonl. Raises: InputError."""
+        told: dict[str, list[dict[str, Any]]] = {"step": [], "epoch": []}
+        try:
+            with open(self.metrics, encoding="utf-8") as lines:
+                for line in lines:
+                    record = json.loads(line)
+                    told[record.pop("kind")].append(record)
+        except OSError as error:
+            raise InputError(f"cannot read {self.metrics}: {error.strerror or error}") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{self.metrics} is damaged: {error}") from None
+        return told["step"], told["epoch"]
+
     def save_model(
         self, description: Description, arrays: Mapping[str, np.ndarray], data: str
     ) -> None:
