@@ -65,8 +65,8 @@ def print_table(
     from rich.table import Table
 
     table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
-        show_footer=footer is not None,
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_edge=False,
+        pad_edge=False, show_footer=footer is not None,
     )  # fmt: skip
     left = set(left)
     for i, name in enumerate(columns):

@@ -24,7 +24,6 @@ from . import options, output
 
 if TYPE_CHECKING:
     from ..engine.checkpoint import RunFolder
-    from ..engine.data import Splits
     from ..engine.train import Summary, Trainer
 
 
@@ -60,6 +59,7 @@ def command(
     else:
         trainer.folder.create(overwrite=overwrite)
     trainer.folder.save_config(asdict(config))
+    _introduce(trainer)
     summary, stopped_by = _run(trainer)
     _sum_up(trainer, summary, as_json)
     if not summary.finished:
@@ -126,13 +126,11 @@ def _prepare(config: TrainConfig, path: Path, overwrite: bool, resumed: bool) ->
         config.data, skip_bad=config.skip_bad, image_size=parse_image_size(config.image_size),
         seed=config.seed,
     )  # fmt: skip
-    trainer = Trainer(config, splits, device, folder)
-    _introduce(trainer, splits)
-    return trainer
+    return Trainer(config, splits, device, folder)
 
 
-def _introduce(trainer: Trainer, splits: Splits) -> None:
-    config = trainer.config
+def _introduce(trainer: Trainer) -> None:
+    config, splits = trainer.config, trainer.splits
     output.note(
         f"{config.arch} on {splits.name} ({splits.note}); {trainer.device.name}, kernels "
         f"{' and '.join(trainer.device.backends)}, {config.precision}"
