@@ -6,7 +6,7 @@ import importlib
 
 import harness
 import pytest
-from cnnengine.kernels import registry
+from cnnengine.kernels import registry, spec
 
 
 def pytest_addoption(parser):
@@ -34,6 +34,14 @@ def backend(request):
     machine = harness.machine(request.param)
     with machine.backend.session():
         yield machine
+
+
+@pytest.fixture(params=spec.contract.FLOATS)
+def dtype(request, backend):
+    """Each float type in turn; one that the backend does not compute is skipped by name."""
+    if request.param not in backend.dtypes:
+        pytest.skip(f"{backend.backend.name} does not compute {request.param}")
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -226,6 +226,10 @@ class Machine:
             rest = self.adapter.from_device(guard)[-GUARD:]
             assert (rest == 0xFF).all(), f"{call}: wrote behind its workspace"
 
+    def outputs(self, call: Call) -> dict[str, np.ndarray]:
+        """The outputs of one call, their shapes taken from the oracle."""
+        return self.run(call, {name: value.shape for name, value in call.oracle().items()})
+
     def verify(self, call: Call) -> dict[str, np.ndarray]:
         """Run the call both ways, require the oracle's answer and return it as host arrays."""
         expected = call.oracle()
@@ -247,6 +251,19 @@ def machine(name: str) -> Machine:
 def with_inputs(call: Call, **inputs: Any) -> Call:
     """The same call with some inputs replaced."""
     return replace(call, inputs={**call.inputs, **inputs})
+
+
+def without(call: Call, *names: str) -> Call:
+    """The same call without some optional inputs."""
+    return replace(call, inputs={n: v for n, v in call.inputs.items() if n not in names})
+
+
+def call_of(
+    function: str, *want: str, out_shape: tuple[int, ...] | None = None, **inputs: Any
+) -> Call:
+    """A call from host arrays, in the type of the first of them."""
+    first = next(v for v in inputs.values() if isinstance(v, np.ndarray))
+    return Call("by hand", function, inputs, want or ("out",), str(first.dtype), out_shape)
 
 
 def compare_oracles(other: Any, calls: Iterable[Call]) -> None:

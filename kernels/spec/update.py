@@ -146,7 +146,10 @@ def adamw_update(
     decay_until: int,
     grad_scale: Array | None = None,
 ) -> None:
-    """One AdamW step over the arena; `step` int64 [1] counts from 1. The rest as in `sgd_update`.
+    """One AdamW step over the arena.
+
+    m and v [M] like w are the running means; `step` int64 [1] counts from 1. The rest as in
+    `sgd_update`.
 
     Raises: ShapeError, DTypeError.
     """

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from cases import update as cases
-from cases.draw import ALL, CHUNKS
-from harness import compare_oracles
+from cases.draw import ALL, CHUNKS, Draw
+from cnnengine.kernels.spec import SGD, AdamW
+from harness import DTYPES, call_of, compare_oracles
+from oracle.elementwise import round_to
+from tolerance import assert_close, assert_same
 
 
-@pytest.mark.parametrize("dtype", ALL)
+@pytest.mark.parametrize("dtype", cases.ARENAS, indirect=True)
 @pytest.mark.parametrize("name", cases.LISTED)
 def test_update__listed_shapes(backend, name, dtype):
-    if dtype not in backend.dtypes:
-        pytest.skip(f"{backend.backend.name} does not compute {dtype}")
     for call in cases.listed(name, dtype):
         backend.verify(call)
 
@@ -29,3 +31,40 @@ def test_update_oracle__agrees_with_torch_on_listed_shapes(torch_oracle, name):
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_update_oracle__agrees_with_torch(torch_oracle, chunk):
     compare_oracles(torch_oracle, cases.fuzz(chunk, ALL))
+
+
+@pytest.mark.parametrize("dtype", cases.ARENAS, indirect=True)
+@pytest.mark.parametrize("function", ["sgd_update", "adamw_update"])
+@pytest.mark.parametrize("low", ["float16", "bfloat16"])
+def test_updates__low_is_the_new_w_rounded_once(backend, dtype, function, low):
+    calls = cases.calls(Draw(f"low {low}"), 1031, 517, SGD(), AdamW(), dtype, low)
+    (call,) = (c for c in calls if c.function == function)
+    call = call_of(function, *call.want, "low", **call.inputs)
+    object.__setattr__(call, "types", {"low": low})
+    found = backend.outputs(call)
+    assert_same("low", found["low"], round_to(found["w"].astype(np.float64), low))
+
+
+@pytest.mark.parametrize("dtype", cases.ARENAS, indirect=True)
+def test_sgd_update__by_hand(backend, dtype):
+    arrays = {
+        n: np.array(v, DTYPES[dtype]) for n, v in {"w": [8, 8], "g": [2, 2], "v": [4, 4]}.items()
+    }
+    lr = np.array([0.5], DTYPES[dtype])
+    call = call_of("sgd_update", "w", "v", **arrays, lr=lr, op=SGD(0.5, False, 0.25), decay_until=1)
+    found = backend.outputs(call)
+    assert_same("v", found["v"], np.array([6.0, 4.0]))  # 0.5 * 4 + 2 + 0.25 * 8, without decay 4
+    assert_same("w", found["w"], np.array([5.0, 6.0]))
+    call = call_of("sgd_update", "w", "v", **arrays, lr=lr, op=SGD(0.5, True, 0.25), decay_until=1)
+    found = backend.outputs(call)
+    assert_same("w", found["w"], np.array([4.5, 6.0]))  # 8 - 0.5 * (4 + 0.5 * 6), 8 - 0.5 * (2 + 2)
+
+
+@pytest.mark.parametrize("dtype", cases.ARENAS, indirect=True)
+def test_adamw_update__first_step_is_the_sign_of_the_gradient(backend, dtype):
+    g = np.array([3e-4, -7.0, 1e3], DTYPES[dtype])
+    zero, lr = np.zeros(3, DTYPES[dtype]), np.array([0.25], DTYPES[dtype])
+    inputs = {"w": zero, "g": g, "m": zero, "v": zero, "lr": lr, "step": np.array([1])}
+    op = AdamW(eps=1e-30, weight_decay=0.0)
+    call = call_of("adamw_update", "w", "m", "v", **inputs, op=op, decay_until=3)
+    assert_close("w", backend.outputs(call)["w"], np.array([-0.25, 0.25, -0.25]), dtype)

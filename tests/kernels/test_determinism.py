@@ -1,0 +1,58 @@
+"""Bits do not depend on the number of threads; shapes here are large enough to be shared out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from cases import conv, dense, elementwise, loss, norm, pool, update
+from cases.draw import Draw
+from cnnengine.kernels.spec import LRN, SGD, AdamW, AvgPool2d, BatchNorm, Conv2d, MaxPool2d
+from harness import same_bits
+
+IMAGES = (9, 33, 31, 8)
+
+
+def calls(family: str, dtype: str) -> Iterator:
+    draw = Draw(f"threads:{family}")
+    if family == "conv":
+        for op in (Conv2d(padding=(1, 1, 1, 1)), Conv2d((2, 1), (1, 0, 2, 1), "edge", groups=2)):
+            yield from conv.calls(draw, IMAGES, (12, 3, 3, 8 // op.groups), op, dtype)
+    elif family == "pool":
+        for op in (MaxPool2d((3, 3), (2, 2)), AvgPool2d((2, 3), (2, 1), (1, 0, 1, 1))):
+            yield from pool.calls(draw, IMAGES, op, dtype)
+        yield from pool.global_calls(draw, IMAGES, dtype)
+    elif family == "dense":
+        yield from dense.calls(draw, (257, 129, 65), dtype)
+    elif family == "norm":
+        yield from norm.batch_norm(draw, IMAGES, BatchNorm(), dtype)
+        yield from norm.response_norm(draw, IMAGES, LRN(), dtype)
+    elif family == "elementwise":
+        yield from elementwise.calls(draw, (3, 17, 17, 8), dtype, "float16")
+    elif family == "loss":
+        yield from loss.calls(draw, (515, 11, 1.0, 0.1), dtype)
+    else:
+        yield from update.calls(draw, 5001, 2500, SGD(), AdamW(), dtype, "bfloat16")
+
+
+FAMILIES = ("conv", "pool", "dense", "norm", "elementwise", "loss", "update")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_threads__do_not_change_bits(backend, family):
+    package = backend.backend.package
+    if not hasattr(package, "set_threads"):
+        pytest.skip(f"{backend.backend.name} has no threads to set")
+    before = package.get_threads()
+    try:
+        for call in calls(family, "float32"):
+            shapes = {name: value.shape for name, value in call.oracle().items()}
+            results = []
+            for count in (1, 2, 3):
+                package.set_threads(count)
+                results.append(backend.run(call, shapes))
+            for other in results[1:]:
+                for name in call.want:
+                    assert same_bits(results[0][name], other[name]), f"{call}: {name}"
+    finally:
+        package.set_threads(before)

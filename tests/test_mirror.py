@@ -1,0 +1,124 @@
+"""Every backend says what the contract says: names, parameter order, defaults and annotations."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from functools import cache
+from pathlib import Path
+
+import cnnengine.kernels
+import pytest
+from cnnengine.kernels import registry, spec
+
+KERNELS = Path(next(iter(cnnengine.kernels.__path__)))
+BACKENDS = [
+    folder.name
+    for folder in sorted(KERNELS.iterdir())
+    if (folder / "__init__.py").exists() and folder.name != "spec"
+]
+EXCEPTIONS: dict[tuple[str, str], str] = {}  # (backend, function): why it is not there
+
+# what each function writes, by parameter; every other array is read
+WRITES = {
+    "batch_norm_backward": {"out": "out", "dgamma": "out", "dbeta": "out"},
+    "batch_norm_training": {
+        **{"out": "out", "mean": "out", "invstd": "out"},
+        **{"running_mean": "inout", "running_var": "inout"},
+    },
+    "conv2d_dgrad": {"out": "out", "db": "out"},
+    "conv2d_relu_pool": {"out": "out", "code": "out"},
+    "conv2d_relu_pool_backward": {"out": "out", "db": "out"},
+    "dense_dgrad": {"out": "out", "db": "out"},
+    "max_pool2d": {"out": "out", "code": "out"},
+    "softmax_cross_entropy": {"loss": "out", "dlogits": "out"},
+    "sgd_update": {"w": "inout", "v": "inout", "low": "out"},
+    "adamw_update": {"w": "inout", "m": "inout", "v": "inout", "low": "out"},
+}
+PARAMETERS = {"op", "pool", "relu", "offset", "decay_until", "config"}
+
+
+@cache
+def functions(file: Path) -> dict[str, ast.FunctionDef]:
+    """The functions at the top level of a file."""
+    body = ast.parse(file.read_text()).body
+    return {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+
+
+def signature(node: ast.FunctionDef) -> str:
+    """Parameters with annotations and defaults, and what is returned, as one text."""
+    returns = ast.unparse(node.returns) if node.returns else None
+    return f"({ast.unparse(node.args)}) -> {returns}"
+
+
+def stated(name: str) -> ast.FunctionDef:
+    return functions(KERNELS / "spec" / f"{spec.CONTRACTS[name].module}.py")[name]
+
+
+def test_registry__knows_every_backend_folder():
+    assert sorted(registry.BACKENDS) == BACKENDS
+
+
+@pytest.mark.parametrize("name", spec.CONTRACTS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backend__mirrors_the_contract(backend, name):
+    file = KERNELS / backend / f"{spec.CONTRACTS[name].module}.py"
+    node = functions(file).get(name) if file.exists() else None
+    if (backend, name) in EXCEPTIONS:
+        assert node is None, f"{backend} has {name} now: take it out of EXCEPTIONS"
+        return
+    assert node is not None, f"{backend} lacks {name} in {file.name}"
+    assert signature(node) == signature(stated(name)), f"{backend}: {name}"
+    decorators = [ast.unparse(d) for d in node.decorator_list]
+    assert any(d.endswith(f"implements(spec.{name})") for d in decorators), (
+        f"{backend}: {name} must be decorated with implements(spec.{name}), not {decorators}"
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_backend__has_no_public_function_beside_the_contract(backend):
+    for module in sorted({function.module for function in spec.CONTRACTS.values()}):
+        file = KERNELS / backend / f"{module}.py"
+        if not file.exists():
+            continue
+        public = {name for name in functions(file) if not name.startswith("_")} - {"choose"}
+        extra = public - set(spec.CONTRACTS)
+        assert not extra, f"{backend}/{file.name}: {sorted(extra)} are not in the contract"
+
+
+def docstring(name: str) -> str:
+    """The docstring of a contract function with those that it refers to."""
+    text = inspect.getdoc(spec.CONTRACTS[name]) or ""
+    others = [other for other in re.findall(r"`(\w+)`", text) if other in spec.CONTRACTS]
+    return text + "".join(inspect.getdoc(spec.CONTRACTS[other]) or "" for other in others)
+
+
+@pytest.mark.parametrize("name", spec.CONTRACTS)
+def test_contract__docstring_names_every_array(name):
+    arrays = [n for n, kind in spec.directions(name).items() if kind != "static"]
+    text = docstring(name)
+    silent = [n for n in arrays if n != "workspace" and not re.search(rf"\b{n}\b", text)]
+    assert not silent, f"the docstring of {name} does not speak of {silent}"
+    assert "Raises:" in text
+
+
+@pytest.mark.parametrize("name", spec.CONTRACTS)
+def test_directions__say_what_is_read_and_written(name):
+    writes = WRITES.get(name, {"out": "out"})
+    parameters = inspect.signature(spec.CONTRACTS[name]).parameters
+    expected = {n: writes.get(n, "static" if n in PARAMETERS else "in") for n in parameters}
+    assert dict(spec.directions(name)) == expected
+
+
+@pytest.mark.parametrize("name", spec.CONTRACTS)
+def test_contract__is_tested(name):
+    tests = Path(__file__).parent
+    files = [*(tests / "kernels").glob("test_*.py"), *(tests / "cases").glob("*.py")]
+    assert any(f'"{name}"' in file.read_text() for file in files), f"no test calls {name}"
+
+
+def test_contract__every_public_name_is_exported():
+    for name, function in spec.CONTRACTS.items():
+        assert getattr(spec, name) is function
+        assert name in spec.__all__
