@@ -13,12 +13,10 @@ import numpy as np
 from ..engine.device import Device
 from ..kernels import registry, spec
 from . import work as works
-from .machine import torch_missing
+from .machine import Elsewhere, torch_missing
 from .suites import Layer, Suite
-from .timing import Candidate, Timing, measure
-from .work import Calls, Check, Work
-
-Result = tuple[Callable[[], Any], Callable[[Any], np.ndarray]]
+from .timing import Candidate, measure
+from .work import Check, Work
 
 
 class OurWay:
@@ -110,8 +108,7 @@ def measure_work(
     checks = works.check(work, results, float64)
     row = _row(work, checks, declined)
     if all(told.ok for told in checks.values()):
-        timings = measure(candidates, seconds=seconds, rounds=rounds)
-        row |= summarise(timings, [way.name for way in ours])
+        row |= timed(candidates, [way.name for way in ours], seconds, rounds)
         flops = work.flops
         row["gflops"] = flops / row["ours"] / 1e9 if flops else None
         row["baseline_gflops"] = flops / row["baseline"] / 1e9 if flops and against else None
@@ -138,8 +135,13 @@ def _row(work: Work, checks: dict[str, Check], declined: list[str]) -> dict[str,
     }
 
 
-def summarise(timings: dict[str, Timing], ours: Sequence[str]) -> dict[str, Any]:
-    """ours (the engine's choice), baseline (the best of the rest) and their ratio, from medians."""
+def timed(
+    candidates: Sequence[Candidate], ours: Sequence[str], seconds: float, rounds: int | None
+) -> dict[str, Any]:
+    """Time all: ours (the engine's choice), baseline (the best of the rest), and their ratio."""
+    elsewhere = Elsewhere()
+    timings = measure(candidates, seconds=seconds, rounds=rounds)
+    busy = elsewhere.share()
     rest = {name: t for name, t in timings.items() if name not in ours}
     best = min(rest, key=lambda name: rest[name].median) if rest else None
     mine = timings[ours[0]].median
@@ -149,6 +151,8 @@ def summarise(timings: dict[str, Timing], ours: Sequence[str]) -> dict[str, Any]
         "baseline": rest[best].median if best else None,
         "baseline_name": best,
         "ratio": rest[best].median / mine if best else None,
+        "best_ratio": min(t.best for t in rest.values()) / timings[ours[0]].best if best else None,
+        "busy_elsewhere": busy,
         "candidates": {name: asdict(timing) for name, timing in timings.items()},
     }
 

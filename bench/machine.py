@@ -93,6 +93,33 @@ def revision() -> str | None:
     return commit and commit + ("+" if changed else "")
 
 
+class Elsewhere:
+    """How busy other processes keep the machine while this runs, as a share of all processors."""
+
+    def __init__(self) -> None:
+        """Start counting."""
+        self._before = _busy_and_own()
+
+    def share(self) -> float | None:
+        """Since the start, 0 … 1; None where the system does not tell."""
+        after = _busy_and_own()
+        if after is None or self._before is None:
+            return None
+        total, busy, own = (a - b for a, b in zip(after, self._before, strict=True))
+        return min(max((busy - own) / total, 0.0), 1.0) if total > 0 else 0.0
+
+
+def _busy_and_own() -> tuple[float, float, float] | None:
+    """Seconds of all processors: in all, not idle, and spent by this process."""
+    try:
+        words = Path("/proc/stat").read_text().partition("\n")[0].split()
+    except OSError:
+        return None
+    ticks = [int(word) / os.sysconf("SC_CLK_TCK") for word in words[1:9]]
+    idle = ticks[3] + ticks[4]  # idle, waiting for a disk
+    return sum(ticks), sum(ticks) - idle, sum(os.times()[:2])
+
+
 def torch_missing() -> str | None:
     """Why there is no comparison with torch, with the install line; None if there can be."""
     if importlib.util.find_spec("torch") is not None:

@@ -6,7 +6,7 @@ growth: that peak less what was resident once everything was imported (VmRSS), s
 network, its activations and the libraries' scratch memory take.
 
 The peak is that of the process image, not getrusage's, which would also count what the parent
-process held when it forked. Runs as `python -m cnnengine.bench.memory SIDE ARCH BATCH MODE THREADS`.
+process held when it forked. The process is this module, run with SIDE ARCH BATCH MODE THREADS.
 """
 
 from __future__ import annotations

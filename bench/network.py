@@ -20,8 +20,8 @@ from ..engine.device import Device, open_device
 from ..engine.models import get_model
 from ..engine.network import Description, Network
 from ..engine.optim import Optimizer
-from .kernels import summarise
-from .timing import Candidate, measure
+from .kernels import timed
+from .timing import Candidate
 
 MODES = ("train", "infer")
 LR, MOMENTUM, DECAY = 1e-4, 0.9, 5e-4  # small steps: the numbers stay as they are for long runs
@@ -59,7 +59,7 @@ def make_setting(arch: str, batch: int) -> Setting:
     network = Network(description, open_device("cpu", "numpy"), infer_batch=1)
     network.initialise(0)
     weights = network.state_dict()
-    for name, array in weights.items():
+    for array in weights.values():
         if array.ndim == 1:
             array += rng.uniform(-0.1, 0.1, array.shape).astype(array.dtype)
     x = rng.standard_normal((batch, *model.input_shape), np.float32)
@@ -78,7 +78,7 @@ class OurSide:
         self.device = device
         self.network = Network(
             setting.description, device,
-            infer_batch=setting.batch if "infer" in modes else None,
+            infer_batch=setting.batch if "infer" in modes else 0,
             train_batches=(setting.batch,) if "train" in modes else (),
         )  # fmt: skip
         self.network.load(setting.weights)
@@ -110,6 +110,7 @@ class OurSide:
 
 
 Answers = dict[str, np.ndarray]
+INFERENCE = "inference logits"
 
 
 def our_answers(side: OurSide, modes: tuple[str, ...]) -> Answers:
@@ -117,7 +118,7 @@ def our_answers(side: OurSide, modes: tuple[str, ...]) -> Answers:
     answers: Answers = {}
     with side.device.session():
         if "infer" in modes:
-            answers["inference logits"] = np.array(side.infer())
+            answers[INFERENCE] = np.array(side.infer())
         if "train" in modes:
             side.train()
             plan = side.network.training[side.setting.batch]
@@ -183,8 +184,13 @@ def run(
             "mode": mode,
             "batch": setting.batch,
             "backends": side.backends(),
-            "check": checked,
-            "failed": checked["failed"],
+            "reference": checked["reference"],
+            "differences": {
+                name: value
+                for name, value in checked["differences"].items()
+                if (name == INFERENCE) == (mode == "infer")
+            },
+            "failed": list(checked["failed"]),
         }
         rows.append(row)
         if checked["failed"]:
@@ -198,8 +204,7 @@ def run(
             row["failed"] += excuses
             if excuses:
                 continue
-        timings = measure(candidates, seconds=seconds, rounds=rounds)
-        row |= summarise(timings, [side.name])
+        row |= timed(candidates, [side.name], seconds, rounds)
         row["images_per_second"] = setting.batch / row["ours"]
         if row["baseline"]:
             row["baseline_images_per_second"] = setting.batch / row["baseline"]

@@ -36,11 +36,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds a call: median and quartiles of `rounds` samples, each the mean of `calls` calls."""
+    """Seconds a call: of `rounds` samples, each the mean of `calls` calls.
+
+    `best` is the smallest sample: where other work disturbs a machine, the nearest to the truth.
+    """
 
     median: float
     q1: float
     q3: float
+    best: float
     rounds: int
     calls: int
 
@@ -48,7 +52,7 @@ class Timing:
     def of(cls, samples: Sequence[float], calls: int) -> Timing:
         """The summary of `samples`, in seconds a call."""
         q1, median, q3 = (float(v) for v in np.percentile(samples, (25, 50, 75)))
-        return cls(median, q1, q3, len(samples), calls)
+        return cls(median, q1, q3, min(samples), len(samples), calls)
 
 
 def _timed(call: Callable[[], object], calls: int = 1) -> float:

@@ -24,9 +24,7 @@ WAYS = ("contiguous", "channels_last", "compile")
 class TorchSide:
     """The twin of a setting's network with its optimizer, on the setting's batch."""
 
-    def __init__(
-        self, setting: Setting, mode: str, way: str, *, given_masks: bool = False
-    ) -> None:
+    def __init__(self, setting: Setting, mode: str, way: str, *, given_masks: bool = False) -> None:
         """Build the twin, load the weights; `way` is one of `WAYS`."""
         from .network import DECAY, LR, MOMENTUM
 
@@ -54,7 +52,7 @@ class TorchSide:
             self._losses = torch.compile(self.twin.losses, dynamic=False)
         elif way == "compile":
             self.twin.module.eval()
-            options = {"freezing": True}
+            options: dict[str, Any] = {"freezing": True}
             self._logits = torch.compile(self.twin.module, dynamic=False, options=options)
 
     def train(self) -> float:
@@ -73,9 +71,11 @@ class TorchSide:
 
 def torch_answers(setting: Setting, modes: tuple[str, ...]) -> Answers:
     """What `network.our_answers` gives, from the channels_last twin with our dropout masks."""
+    from .network import INFERENCE
+
     answers: Answers = {}
     if "infer" in modes:
-        answers["inference logits"] = TorchSide(setting, "infer", "channels_last").infer().numpy()
+        answers[INFERENCE] = TorchSide(setting, "infer", "channels_last").infer().numpy()
     if "train" in modes:
         side = TorchSide(setting, "train", "channels_last", given_masks=True)
         before = side.twin.state_dict()

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx
+from torch.fx.proxy import GraphAppendingTracer
 from torch.nn import functional as F  # noqa: N812  (its name everywhere)
 
 from ..engine.ir import Graph, Node, Value
@@ -74,7 +75,7 @@ class TorchTwin:
                 self._attribute(state.name), torch.zeros(state.shape, dtype=self.dtype)
             )
         traced = fx.Graph()
-        self._tracer = fx.proxy.GraphAppendingTracer(traced)
+        self._tracer = GraphAppendingTracer(traced)
         self._values = {self.graph.inputs[0]: fx.Proxy(traced.placeholder("x"), self._tracer)}
         for value in (*(p.value for p in self.graph.params), *self.graph.states):
             node = traced.get_attr(self._attribute(value.name))
@@ -126,15 +127,17 @@ class TorchTwin:
                     self._dense_orders[node["w"].name] = self._flattened[node["x"]]
                 return F.linear(x, read("w"), read("b"))
             case "batch_norm_training" | "batch_norm_inference":
-                vectors = map(read, ("running_mean", "running_var", "gamma", "beta"))
+                running, affine = ("running_mean", "running_var"), ("gamma", "beta")
+                (mean, var), (gamma, beta) = map(read, running), map(read, affine)
                 training = node.op == "batch_norm_training"
-                return F.batch_norm(x, *vectors, training, op.momentum, op.eps)
+                return F.batch_norm(x, mean, var, gamma, beta, training, op.momentum, op.eps)
             case "lrn":
                 return F.local_response_norm(x, op.size, op.alpha, op.beta, op.k)
             case "add":
                 return torch.add(read("a"), read("b"))
             case "concat":
-                return torch.cat([self._values[v] for v in node["xs"]], 1)
+                xs: Any = [self._values[v] for v in node["xs"]]
+                return torch.cat(xs, 1)
             case "dropout":
                 return self._dropout(node, x)
             case "reshape":
@@ -155,7 +158,8 @@ class TorchTwin:
         name = self._attribute(f"{node.name}/mask")
         self._root.register_buffer(name, torch.zeros(0, dtype=self.dtype))
         self._masks.append(node)
-        return torch.mul(x, fx.Proxy(x.node.graph.get_attr(name), self._tracer))
+        mask: Any = fx.Proxy(x.node.graph.get_attr(name), self._tracer)
+        return torch.mul(x, mask)
 
     def _flatten(self, node: Node, x: Any) -> Any:
         n, *image = node["x"].shape

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from ..engine.errors import unknown_name
-from ..kernels import spec
 from .suites import HALVING, Layer
 
 PASSES = (
@@ -127,11 +126,6 @@ def our_calls(work: Work) -> tuple[Calls, np.ndarray]:
     return [conv, ("max_pool2d", {"x": y, **codes, "op": layer.pool})], out
 
 
-def contract_flops(calls: Calls) -> int:
-    """Floating-point operations of the calls by the contract's own count."""
-    return sum(spec.CONTRACTS[name].flops(**arguments) for name, arguments in calls)  # type: ignore[attr-defined]
-
-
 @dataclass(frozen=True)
 class Check:
     """How far a result is from float64: relative RMS error, and what is allowed."""
@@ -164,7 +158,9 @@ def check(
         start += part.batch
     if work.name == "wgrad":
         scale = float(np.square(total).sum())
-        wrong = {name: _squares(name, result, np.asarray(total)) for name, result in results.items()}
+        wrong = {
+            name: _squares(name, result, np.asarray(total)) for name, result in results.items()
+        }
     return {n: Check(math.sqrt(v / scale) if scale else v, allowed) for n, v in wrong.items()}
 
 
