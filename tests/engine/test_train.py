@@ -172,13 +172,11 @@ def test_trainer__other_precisions_follow_float32(tmp_path, precision):
     losses = {}
     for name in ("fp32", precision):
         seen = losses[name] = []
-        toy_trainer(tmp_path / name, precision=name).run(
+        toy_trainer(tmp_path / name, precision=name, lr=0.002).run(
             lambda told, seen=seen: seen.append(told.loss) if isinstance(told, StepReport) else None
         )
-    # Rounding errors grow from step to step, so only the first ones are held to a bound.
-    allowed = {"fp16": 0.01, "bf16": 0.05, "fp64": 1e-5}[precision]
-    np.testing.assert_allclose(losses[precision][:5], losses["fp32"][:5], atol=allowed)
-    assert len(losses[precision]) == 15
+    allowed = {"fp16": 0.005, "bf16": 0.03, "fp64": 1e-5}[precision]  # at a low rate: no chaos
+    np.testing.assert_allclose(losses[precision], losses["fp32"], atol=allowed)
 
 
 def test_trainer__float16_overflow_skips_the_step_and_halves_the_scale(tmp_path):
