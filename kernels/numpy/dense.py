@@ -34,7 +34,10 @@ NARROW = 64  # matrix products with fewer rows or columns leave most of a core i
 def _split(count: int, other: int, depth: int) -> int:
     """How many of `count` outputs make a chunk, `other` x `depth` multiply-adds each."""
     size = max(NARROW, PRODUCTS // max(1, other * depth))
-    return -(-count // max(1, math.ceil(count / size)))  # chunks of even size
+    chunks = 1 << max(
+        0, math.ceil(math.log2(max(1, count) / size))
+    )  # even shares for 2, 4, … cores
+    return max(1, -(-count // chunks))
 
 
 def _tiles(out: np.ndarray, depth: int, task: Callable[[slice, slice], None]) -> None:
@@ -117,7 +120,11 @@ def dense_wgrad(
     x, dy = widen(x), widen(dy)
 
     def run(outputs: slice, features: slice) -> None:
-        np.matmul(dy[:, outputs].T, x[:, features], out=out[outputs, features])
+        left, right = dy[:, outputs].T, x[:, features]
+        if len(x) == 1:  # an outer product: BLAS would copy and pad both sides for one term
+            np.multiply(left, right, out=out[outputs, features])
+        else:
+            np.matmul(left, right, out=out[outputs, features])
 
     _tiles(out, len(x), run)
 
