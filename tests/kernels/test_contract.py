@@ -10,9 +10,11 @@ from itertools import chain, product
 
 import numpy as np
 import pytest
+from cases import conv, elementwise, norm, pool
+from cases.draw import Draw
 from cnnengine.kernels import spec
 from cnnengine.kernels.errors import DTypeError, ShapeError
-from cnnengine.kernels.spec import MaxPool2d
+from cnnengine.kernels.spec import LRN, AvgPool2d, BatchNorm, Conv2d, MaxPool2d
 from samples import EVERY_ARRAY, FUNCTIONS, SAMPLES, arguments, arrays, extents, refused
 
 
@@ -153,3 +155,36 @@ def test_contract__sees_overlap_of_channel_slices_at_any_address(skew):
             else:
                 with pytest.raises(ShapeError, match="overlaps x"):
                     spec.max_pool2d(x, out, None, op=op)
+
+
+COLUMN = (2, 5, 1, 4)
+
+
+def column_calls():
+    """Calls on images one pixel wide, whose rows may then lie any distance apart."""
+    draw = Draw("columns")
+    op = Conv2d(padding=(1, 1, 0, 0), groups=2)
+    yield from conv.calls(draw, COLUMN, (6, 3, 1, 2), op, "float32")
+    yield from pool.calls(draw, COLUMN, MaxPool2d((2, 1), (2, 1)), "float32")
+    yield from pool.calls(draw, COLUMN, AvgPool2d((2, 1), (1, 1)), "float32")
+    yield from pool.global_calls(draw, COLUMN, "float32")
+    yield from norm.batch_norm(draw, COLUMN, BatchNorm(), "float32")
+    yield from norm.response_norm(draw, COLUMN, LRN(), "float32")
+    yield from elementwise.slices(draw, COLUMN, "float32")
+
+
+@pytest.mark.parametrize("call", list(column_calls()), ids=lambda call: call.function)
+def test_contract__takes_a_column_of_a_wider_image(backend, call):
+    given = spec.directions(call.function)
+    names = [n for n in (*PITCHED, "xs") if n in given and may_be_column(call, n)]
+    for columns in ([name] for name in names):
+        backend.verify(replace(call, columns=frozenset(columns), alias={}))
+    backend.verify(replace(call, columns=frozenset(names), alias={}))
+
+
+def may_be_column(call, name):
+    """Whether this array of the call is an image one pixel wide in a layout that may have gaps."""
+    if name == "xs":
+        return True
+    shape = call.oracle()[name].shape if name in call.want else np.shape(call.inputs.get(name))
+    return may_be_pitched(call.function, name) and len(shape) == 4 and shape[2] == 1
