@@ -59,13 +59,15 @@ def uniform(stream_key: np.ndarray, count: int, start: int = 0) -> np.ndarray:
     return random_bits(stream_key, count, start) * 2.0**-32
 
 
-def normal(stream_key: np.ndarray, count: int) -> np.ndarray:
-    """Standard normal numbers, float64[count] (Box-Muller on pairs of words)."""
-    pairs = (count + 1) // 2
-    u = uniform(stream_key, 2 * pairs).reshape(2, pairs)
-    radius = np.sqrt(-2.0 * np.log1p(-u[0]))
-    angle = 2.0 * np.pi * u[1]
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+def normal(stream_key: np.ndarray, count: int, start: int = 0) -> np.ndarray:
+    """Standard normal numbers `start …` of a stream, float64[count]; `start` is even.
+
+    Box-Muller: words 2i and 2i + 1 make numbers 2i (cosine) and 2i + 1 (sine).
+    """
+    u = uniform(stream_key, count + count % 2, start).reshape(-1, 2)
+    radius = np.sqrt(-2.0 * np.log1p(-u[:, 0]))
+    angle = 2.0 * np.pi * u[:, 1]
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)[:count]
 
 
 def permutation(stream_key: np.ndarray, count: int) -> np.ndarray:

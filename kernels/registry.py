@@ -19,7 +19,7 @@ from typing import Any
 from . import spec
 from .errors import BackendError
 
-BACKENDS = ("numpy",)
+BACKENDS = ("numpy", "native")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Backend:
         return getattr(module, name)
 
     def supports(self, name: str, arguments: Mapping[str, Any]) -> str | None:
-        """None if the backend takes this call, else why not."""
+        """Why this backend cannot run one call; None if it can. `arguments` as in `choose`."""
         return self.package.supports(name, arguments)
 
     def choose(self, name: str, arguments: Mapping[str, Any]) -> spec.Config:

@@ -1,8 +1,9 @@
 """The data sets that have a name: what they are, where they live, how their content is verified.
 
 Checksums are of the decompressed content, because the same data is often packed anew. Those of
-Fashion-MNIST were computed from the data set itself; those of MNIST and CIFAR-10 are values that
-several independent public projects agree on. The class counts are checked besides.
+Fashion-MNIST were computed from the data set itself. Those of MNIST and of CIFAR-10's test batch
+are values that several independent public projects agree on; those of CIFAR-10's train batches come
+from one publisher. Structure and images per class are checked besides.
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ MNIST = Entry(
     description="MNIST: 60,000 train and 10,000 test images of handwritten digits, 28x28 grey",
     licence="CC BY-SA 3.0, Yann LeCun and Corinna Cortes",
     home="http://yann.lecun.com/exdb/mnist/",
-    verified="SHA-256 of each decompressed file, images per class",
+    verified="SHA-256 of each decompressed file (as published by others), images per class",
     classes=tuple("0123456789"),
     counts=(
         (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
@@ -214,7 +215,7 @@ CIFAR10 = Entry(
     description="CIFAR-10: 50,000 train and 10,000 test photographs, 32x32 RGB",
     licence="none stated by its authors; cite Krizhevsky 2009",
     home="https://www.cs.toronto.edu/~kriz/cifar.html",
-    verified="SHA-256 of each decompressed file, images per class",
+    verified="SHA-256 of each decompressed file (as published by others), images per class",
     classes=(
         "airplane",
         "automobile",

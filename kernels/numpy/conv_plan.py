@@ -136,25 +136,27 @@ def _plan(
     extent = max(v.extent[0] for v in windows), max(v.extent[1] for v in windows)
     length = max(math.prod(window.taps) for window in windows) * source
     even = 2 if function == "conv2d_relu_pool" else 1
-    images, rows = tile or _tile(n, extent, length * size, even, _folds(function, op))
-    chunks = []
-    for i, window in enumerate(windows):
-        chunks += [[(i, block)] for block in cut(n, window.extent[0], images, rows)]
-    extra = 0
-    shared = math.prod(w)
-    if _folds(function, op):  # a chunk is an image, with all its phases
-        extra = math.prod(_padded_shape(op, x)[1:])
-        every = [item for chunk in chunks for item in chunk]
-        chunks = [[(i, block) for i, block in every if block.n0 == image] for image in range(n)]
+    folded = _folds(function, op)
+    images, rows = tile or _tile(n, extent, length * size)
+    images, rows = 1 if folded else images, -(-rows // even) * even
+    items = [
+        (i, block)
+        for i, window in enumerate(windows)
+        for block in cut(n, window.extent[0], images, rows)
+    ]
+    shared, extra = math.prod(w), 0
     if function == "conv2d_wgrad":  # a chunk is a partial sum
-        extra = shared
-        count = min(len(chunks), CHUNKS, max(2, PARTIAL_BYTES // (shared * size)))
-        edges = [len(chunks) * i // count for i in range(count + 1)] if count else []
-        every = [item for chunk in chunks for item in chunk]
-        chunks = [every[a:b] for a, b in itertools.pairwise(edges)]
-        shared *= count
+        count = min(len(items), CHUNKS, max(2, PARTIAL_BYTES // (shared * size)))
+        edges = [len(items) * i // count for i in range(count + 1)] if count else []
+        chunks = [items[a:b] for a, b in itertools.pairwise(edges)]
+        shared, extra = shared * count, shared
+    elif folded:  # a chunk is an image, with all its phases
+        chunks = [[(i, block) for i, block in items if block.n0 == image] for image in range(n)]
+        extra = math.prod(_padded_shape(op, x)[1:])
+    else:
+        chunks = [[item] for item in items]
     pixels = images * rows * extent[1]
-    reach = max(math.prod(window.reach(rows)) for window in windows)
+    reach = max(math.prod(v.reach(rows)) if all(v.taps) else 0 for v in windows)
     elements = [shared, images * reach * source, pixels * length, pixels * target, extra]
     workers = max(1, min(threads, len(chunks)))
     config = Config(
@@ -168,21 +170,18 @@ def _plan(
         tuple(phases),
         tuple(map(tuple, chunks)),
         edge,
-        _folds(function, op),
+        folded,
         tuple(elements),
         dtype,
         config,
     )
 
 
-def _tile(n: int, extent: Pair, row_bytes: int, even: int, alone: bool) -> Pair:
+def _tile(n: int, extent: Pair, row_bytes: int) -> Pair:
     """Images and rows of a block: whole images if several fit, else even parts of one."""
     p, q = extent
-    pixels = max(COLUMN_BYTES // row_bytes, LEAST_PIXELS)
-    images = 1 if alone else min(pixels // (p * q), -(-n // LEAST_BLOCKS))
-    if images >= 1 and p * q <= pixels:
-        parts = min(-(-LEAST_BLOCKS // max(n, 1)), p * q // LEAST_PIXELS) if images == 1 else 1
-    else:
-        parts = -(-p * q // pixels)
-    rows = min(-(-p // max(parts, 1)), p)
-    return max(images, 1), -(-rows // even) * even
+    pixels = max(COLUMN_BYTES // max(row_bytes, 1), LEAST_PIXELS)
+    if p * q <= pixels and n >= LEAST_BLOCKS:
+        return min(pixels // (p * q), -(-n // LEAST_BLOCKS)), p
+    parts = max(-(-p * q // pixels), min(-(-LEAST_BLOCKS // max(n, 1)), p * q // LEAST_PIXELS))
+    return 1, -(-p // max(parts, 1))

@@ -185,7 +185,7 @@ def test_fetch__altered_download_names_its_address(tmp_path, served):
 
 
 def test_fetch__unknown_and_embedded_names(tmp_path):
-    with pytest.raises(InputError, match="unknown data set 'mnits'.*did you mean mnist"):
+    with pytest.raises(InputError, match=r"unknown data set 'mnits'.*did you mean mnist"):
         fetch("mnits")
     assert fetch("fashion-mnist-mini") == EMBEDDED
     with pytest.raises(InputError, match="nothing to fetch"):
@@ -211,7 +211,7 @@ def test_load__damaged_cache_is_refused(tmp_path):
 
 
 def test_load__unknown_name_mentions_folders(tmp_path):
-    with pytest.raises(InputError, match="unknown data set 'mnits'.*folder of images"):
+    with pytest.raises(InputError, match=r"unknown data set 'mnits'.*folder of images"):
         load("mnits")
     (tmp_path / "file").write_bytes(idx_bytes(pictures(1)))
     with pytest.raises(InputError, match="a file; a data set is a name or a folder"):

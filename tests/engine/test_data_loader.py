@@ -234,11 +234,10 @@ def counted_dataset(monkeypatch, fails_at=-1):
 
 def test_loader__exception_of_the_thread_reaches_the_consumer(monkeypatch):
     loader = toy_loader(2, dataset=counted_dataset(monkeypatch, fails_at=4))
-    seen = []
+    batches = loader.epoch(0)
+    assert [next(batches).index for _ in range(3)] == [0, 1, 2]
     with pytest.raises(MemoryError, match="no room for the batch"):
-        for batch in loader.epoch(0):
-            seen.append(batch.index)
-    assert seen == [0, 1, 2]
+        next(batches)
     assert loader_threads() == []
 
 

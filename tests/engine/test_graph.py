@@ -165,7 +165,7 @@ def test_build_graph__unknown_option_lists_the_known_ones():
 
 
 def test_models__are_listed_with_a_summary():
-    assert [m.name for m in list_models()] == ["lenet", "vgg-small"]
+    assert [m.name for m in list_models()] == ["lenet", "vgg-small", "vgg16"]
     assert all(m.summary.endswith(".") for m in list_models())
 
 
@@ -177,3 +177,10 @@ def test_parameter_count__vgg_small():
     expected += 1152 * 256 + 256 + 256 * 10 + 10
     assert graph.parameter_count() == expected
     assert np.isclose(graph.flops(), 58.85e6, rtol=1e-3)
+
+
+def test_parameter_count__vgg16_is_the_papers():
+    graph = build_graph("vgg16", 1, (224, 224, 3), 1000, training=False)
+    assert graph.parameter_count() == 138_357_544
+    convolutions = [n for n in graph.nodes if n.op == "conv2d"]
+    assert np.isclose(sum(n.flops() for n in convolutions), 30.69e9, rtol=1e-3)

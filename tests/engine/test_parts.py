@@ -1,8 +1,9 @@
-"""Small parts of the engine: initialisation, schedules, the parameter arena, optimizers, devices."""
+"""Small parts of the engine: initialisation, schedules, parameter arena, optimizers, devices."""
+
+import itertools
 
 import numpy as np
 import pytest
-
 from cnnengine.engine.arena import ParameterArena
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
@@ -21,6 +22,13 @@ def test_initial_value__he_has_variance_two_over_fan_in():
     weights = initial_value(_parameter("w", (400, 3, 3, 50), fan_in=450), seed=0)
     assert abs(weights.mean()) < 4 * np.sqrt(2 / 450 / weights.size)
     assert np.isclose(weights.var(), 2 / 450, rtol=0.02)
+
+
+def test_initial_value__drawn_in_chunks_is_one_stream(monkeypatch):
+    parameter = _parameter("w", (11, 3, 3, 7), fan_in=63)
+    whole = initial_value(parameter, seed=1)
+    monkeypatch.setattr("cnnengine.engine.init.CHUNK", 64)
+    np.testing.assert_array_equal(initial_value(parameter, seed=1), whole)
 
 
 def test_initial_values__depend_on_seed_and_name_only():
@@ -46,7 +54,7 @@ def test_cosine__warms_up_then_falls_to_nearly_nothing():
     factors = [SCHEDULES["cosine"](step, 1000) for step in range(1000)]
     assert factors[0] == 1 / 50
     assert factors[49] == factors[50] == 1
-    assert all(a >= b for a, b in zip(factors[50:], factors[51:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(factors[50:]))
     assert factors[-1] < 1e-4
 
 

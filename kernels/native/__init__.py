@@ -1,0 +1,45 @@
+"""The fast CPU backend: float32 convolutions in C; `kernels/numpy` is its readable twin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import spec
+from ..errors import UnsupportedError
+from ..numpy.threads import session
+from . import library
+
+__all__ = ["choose", "missing", "session", "supports"]
+
+
+def missing() -> str | None:
+    """Why the compiled kernels cannot run here and what mends it; None if they can."""
+    if library.runnable():
+        return None
+    return (
+        "its C kernels were not compiled for this platform; install a C compiler (gcc or clang), "
+        "then run: pip install --no-binary cnnengine --force-reinstall --no-deps cnnengine "
+        "(in a checkout: pip install -e .)"
+    )
+
+
+def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
+    """Why this call cannot run here, from shapes, types and parameters alone; None if it can."""
+    from . import conv
+
+    if not hasattr(conv, function) or spec.CONTRACTS[function].module != "conv":  # type: ignore[attr-defined]
+        return f"has no {function}"
+    return conv.supports(function, arguments)
+
+
+def choose(function: str, arguments: Mapping[str, Any], variant: str | None = None) -> spec.Config:
+    """The instruction set, chunks and workspace for one call; `variant` forces the first.
+
+    Raises: UnsupportedError.
+    """
+    if (reason := supports(function, arguments)) is not None:
+        raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
+    from . import conv
+
+    return conv.choose(function, arguments, variant)

@@ -1,0 +1,5 @@
+#define LANES 8
+#define TILE 6
+#include "correlate.c"
+#include "pool.c"
+#include "wgrad.c"

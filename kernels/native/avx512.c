@@ -1,0 +1,5 @@
+#define LANES 16
+#define TILE 14
+#include "correlate.c"
+#include "pool.c"
+#include "wgrad.c"

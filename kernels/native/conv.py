@@ -1,0 +1,211 @@
+"""Direct convolution in C, float32: no im2col; register tiles over a padded copy that stays in L2.
+
+Forward and dgrad are one kernel (`correlate.c`): dgrad is a forward convolution of dy with flipped,
+transposed weights, one for each phase of the stride. wgrad (`wgrad.c`) sums, per tap, outer
+products of dy and x over pixels. Work is cut into chunks by its shape alone and partial sums are
+added in the order of the chunks, so bits do not depend on the number of threads. The method is
+that of Georganas et al. 2018, "Anatomy of High-Performance Deep Learning Convolutions".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import spec
+from ..errors import UnsupportedError
+from ..numpy.threads import get_threads
+from ..spec.contract import Array, Config, Out, dtype_name, implements
+from . import library, plan
+from .plan import address, pixel_pitch
+
+LEAST_CHANNELS = 4  # of a group: below, most of a tile would be padding
+
+
+def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
+    """Why a call with these arguments cannot run here; None if it can."""
+    for name in ("x", "dy", "out"):
+        if name in arguments and (dtype := dtype_name(arguments[name])) != "float32":
+            return f"computes in float32 only, {name} is {dtype}"
+    if function == "conv2d_relu_pool_backward":
+        return None
+    op = arguments["op"]
+    if op.groups > 1:
+        k, _, _, c = arguments["out" if function == "conv2d_wgrad" else "w"].shape
+        if min(c, k // op.groups) < LEAST_CHANNELS:
+            return (
+                f"groups of fewer than {LEAST_CHANNELS} channels would be mostly padding, "
+                f"here {c} -> {k // op.groups}"
+            )
+    if function == "conv2d_dgrad" and op.padding_mode == "edge" and op.stride != (1, 1):
+        return f"the gradient of edge padding needs stride 1, not {op.stride}"
+    return None
+
+
+def choose(function: str, arguments: Mapping[str, Any], variant: str | None = None) -> Config:
+    """The plan for one call as a Config; `variant` forces an instruction set.
+
+    Raises: UnsupportedError.
+    """
+    if (reason := supports(function, arguments)) is not None:
+        raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
+    variant = variant or library.runnable()[-1]
+    workers = get_threads()
+    made = _plan(function, arguments, variant, workers)
+    return Config(
+        f"direct-{variant}",
+        (("workers", workers),),
+        made.workspace_bytes,
+        f"float32, direct in register tiles ({variant}), chunks: "
+        + ", ".join(str(p.chunks) for p in made.problems),
+    )
+
+
+def _plan(function: str, a: Mapping[str, Any], variant: str, workers: int) -> plan.Plan:
+    shapes = {name: tuple(a[name].shape) for name in ("x", "w", "out") if name in a}
+    db = a.get("db") is not None
+    if function == "conv2d_dgrad":
+        return plan.dgrad(shapes["out"], shapes["w"], a["op"], db, variant, workers)
+    if function == "conv2d_wgrad":
+        return plan.wgrad(shapes["x"], shapes["out"], a["op"], variant, workers)
+    if function == "conv2d_relu_pool_backward":
+        return plan.unpool(shapes["out"], db, variant, workers)
+    pool = function == "conv2d_relu_pool"
+    return plan.forward(shapes["x"], shapes["w"], a["op"], pool, variant, workers)
+
+
+def _run(
+    function: str,
+    kernel: str,
+    arguments: dict[str, Any],
+    workspace: Any,
+    config: Config | None,
+    fill: Callable[[Any, list[np.ndarray]], None],
+) -> None:
+    if config is None:
+        config = choose(function, arguments)
+    elif (reason := supports(function, arguments)) is not None:
+        raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
+    variant = config.algorithm.removeprefix("direct-")
+    made = _plan(function, arguments, variant, config["workers"])
+    entry = getattr(library.open_library(variant), f"{kernel}_run")
+    plan.run(made, entry, workspace, fill, arguments.get("db"))
+
+
+def _pitch(array: Any) -> int:
+    return 0 if array is None else pixel_pitch(array)
+
+
+@implements(spec.conv2d)
+def conv2d(
+    x: Array,
+    w: Array,
+    b: Array | None,
+    out: Out,
+    *,
+    op: spec.Conv2d,
+    relu: bool = False,
+    residual: Array | None = None,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """Bias and ReLU join in the registers; a residual on the way out of the L1 cache."""
+
+    def fill(p: Any, shared: list[np.ndarray]) -> None:
+        p.x, p.w, p.b, p.out = address(x), address(w), address(b), address(out)
+        p.residual, p.relu, p.packed = address(residual), relu, address(shared[0])
+        p.x_pitch, p.out_pitch, p.residual_pitch = _pitch(x), _pitch(out), _pitch(residual)
+
+    _run("conv2d", "correlate", {"x": x, "w": w, "out": out, "op": op}, workspace, config, fill)
+
+
+@implements(spec.conv2d_relu_pool)
+def conv2d_relu_pool(
+    x: Array,
+    w: Array,
+    b: Array | None,
+    out: Out,
+    code: Out | None,
+    *,
+    op: spec.Conv2d,
+    pool: spec.MaxPool2d,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """Two rows of the convolution at a time stay in the L1 cache and are pooled from there."""
+
+    def fill(p: Any, shared: list[np.ndarray]) -> None:
+        p.x, p.w, p.b, p.out = address(x), address(w), address(b), address(out)
+        p.code, p.packed = address(code), address(shared[0])
+        p.x_pitch, p.out_pitch = _pitch(x), _pitch(out)
+
+    arguments = {"x": x, "w": w, "out": out, "op": op, "pool": pool}
+    _run("conv2d_relu_pool", "correlate", arguments, workspace, config, fill)
+
+
+@implements(spec.conv2d_dgrad)
+def conv2d_dgrad(
+    dy: Array,
+    w: Array,
+    out: Out,
+    *,
+    op: spec.Conv2d,
+    mask: Array | None = None,
+    db: Out | None = None,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """The forward kernel on dy with flipped, transposed weights; a stride has a pass per phase."""
+
+    def fill(p: Any, shared: list[np.ndarray]) -> None:
+        p.x, p.w, p.out = address(dy), address(w), address(out)
+        p.mask, p.packed = address(mask), address(shared[0])
+        p.x_pitch, p.out_pitch, p.mask_pitch = _pitch(dy), _pitch(out), _pitch(mask)
+        p.db = None if db is None else address(shared[1])
+
+    arguments = {"dy": dy, "w": w, "out": out, "op": op, "db": db}
+    _run("conv2d_dgrad", "correlate", arguments, workspace, config, fill)
+
+
+@implements(spec.conv2d_wgrad)
+def conv2d_wgrad(
+    x: Array,
+    dy: Array,
+    out: Out,
+    *,
+    op: spec.Conv2d,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """Outer products of dy and x summed over pixels in registers; parts are added in order."""
+
+    def fill(p: Any, shared: list[np.ndarray]) -> None:
+        p.x, p.dy, p.out, p.partial = address(x), address(dy), address(out), address(shared[0])
+        p.x_pitch, p.dy_pitch = _pitch(x), _pitch(dy)
+
+    arguments = {"x": x, "dy": dy, "out": out, "op": op}
+    _run("conv2d_wgrad", "wgrad", arguments, workspace, config, fill)
+
+
+@implements(spec.conv2d_relu_pool_backward)
+def conv2d_relu_pool_backward(
+    dy: Array,
+    code: Array,
+    out: Out,
+    *,
+    pool: spec.MaxPool2d,
+    db: Out | None = None,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """One pass over dy and code that writes every pixel of out once."""
+
+    def fill(p: Any, shared: list[np.ndarray]) -> None:
+        p.dy, p.code, p.out = address(dy), address(code), address(out)
+        p.dy_pitch, p.out_pitch = _pitch(dy), _pitch(out)
+        p.db = None if db is None else address(shared[1])
+
+    arguments = {"dy": dy, "out": out, "db": db}
+    _run("conv2d_relu_pool_backward", "unpool", arguments, workspace, config, fill)

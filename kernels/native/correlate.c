@@ -1,0 +1,242 @@
+/* Forward convolution and dgrad: direct, without im2col, in register tiles.
+
+   A chunk is a band of rows of an image (or a few small images) against some panels of filters. Its
+   input is copied once into a padded buffer that stays in L2, so the inner loops have no borders;
+   the tiles then walk over it, panel by panel. */
+#include "correlate.h"
+#include "epilogue.h"
+#include "pack.h"
+#include "tickets.h"
+#include "tile.h"
+
+static const int64_t CHUNK_FLOPS = 16 << 20; /* 0.1 ms or so: enough to hide handing it out */
+static const int64_t BAND_FLOATS = 160 << 10; /* 640 KiB: a packed band stays in L2 */
+
+static int64_t lowest(const int64_t *values, int64_t count) {
+    int64_t result = count ? values[0] : 0;
+    for (int64_t i = 1; i < count; i++) result = least(result, values[i]);
+    return result;
+}
+
+static int64_t highest(const int64_t *values, int64_t count) {
+    int64_t result = count ? values[0] : 0;
+    for (int64_t i = 1; i < count; i++) result = most(result, values[i]);
+    return result;
+}
+
+static struct band make_band(const struct correlate *p, int64_t rows, int64_t images) {
+    const int64_t dr = highest(p->dr, p->taps) - lowest(p->dr, p->taps);
+    const int64_t first = lowest(p->ds, p->taps), ds = highest(p->ds, p->taps) - first;
+    struct band d = {.rows = (rows - 1) * p->step_h + dr + 1, .step = p->step_w, .first_col = first};
+    d.cols = p->cols + ds / p->step_w;
+    d.block = channel_block(p->channels);
+    d.row_pitch = d.step * d.cols * d.block;
+    d.image_pitch = d.rows * d.row_pitch;
+    d.block_pitch = images * d.image_pitch;
+    return d;
+}
+
+static int64_t band_floats(const struct correlate *p, int64_t rows, int64_t images) {
+    const struct band d = make_band(p, rows, images);
+    return ceil_div(p->channels, d.block) * d.block_pitch + 16;
+}
+
+static int64_t panels_of(const struct correlate *p) { return ceil_div(p->filters, PANEL); }
+
+/* Choose bands and chunks from the shape alone, so that bits do not depend on the threads. */
+void correlate_plan(struct correlate *p) {
+    const int64_t panels = panels_of(p);
+    const int64_t row_flops = 2 * p->cols * (p->taps + 1) * p->channels * p->filters;
+    const int64_t tiles_of_row = ceil_div(p->cols, TILE);
+    int64_t band = most(CHUNK_FLOPS / row_flops, ceil_div(8, tiles_of_row));
+    band = most(1, least(band, p->rows));
+    while (band > 1 && band_floats(p, band, 1) > BAND_FLOATS) band = (band + 1) / 2;
+    if (p->fold) band = p->rows;
+    if (p->pool) band = most(2, band & ~1);
+    const int64_t grid = p->pool ? p->rows & ~1 : p->rows;
+    p->bands = most(1, ceil_div(grid, band));
+    band = ceil_div(grid, p->bands);
+    p->band = p->pool ? (band + 1) & ~1 : band;
+    p->images_per_chunk = 1;
+    if (p->bands == 1 && !p->fold) {
+        int64_t images = CHUNK_FLOPS / most(1, row_flops * p->rows);
+        images = least(images, BAND_FLOATS / band_floats(p, p->band, 1));
+        p->images_per_chunk = most(1, least(images, p->images / 16));
+    }
+    const int64_t chunks = ceil_div(p->images, p->images_per_chunk) * p->bands * p->groups;
+    const int64_t splits = chunks && !p->fold ? most(1, least(panels, 8 / chunks)) : 1;
+    p->panels_per_chunk = ceil_div(panels, splits);
+    p->chunks = chunks * ceil_div(panels, p->panels_per_chunk);
+    p->panels = p->groups * panels;
+    p->panel_floats = p->channels * p->taps * PANEL;
+    const int64_t pixels = p->fold ? p->rows * p->cols : p->pool ? 2 * p->cols : TILE;
+    const int64_t band_size = band_floats(p, p->band, p->images_per_chunk);
+    p->scratch_floats = round_up(2 * p->taps) + PANEL + round_up(band_size) + round_up(pixels * PANEL);
+}
+
+/* One chunk at work: `rows` grid rows of each of `images`, numbered through from 0. */
+struct work {
+    const struct correlate *p;
+    struct band d;
+    int64_t group, image, images, row, rows;
+    int64_t *offsets;
+    float *packed, *bias, *sums; /* sums: a tile, two rows to pool, or an image to fold */
+    float *db;
+};
+
+static int64_t rows_at_once(int64_t cols) {
+    for (int64_t rows = 8; rows > 1; rows /= 2)
+        if (rows * cols <= TILE) return rows;
+    return 1;
+}
+
+/* The pixel of out that holds the first column of a grid row. */
+static int64_t out_pixel(const struct work *k, int64_t row) {
+    const struct correlate *p = k->p;
+    const int64_t image = k->image + row / k->rows, i = k->row + row % k->rows;
+    return (image * p->out_h + p->first_h + i * p->every_h) * p->out_w + p->first_w;
+}
+
+/* Run the tiles of `rows` grid rows for one panel. Sums go to y (grid rows `y_row` floats apart,
+   pixels `y_pitch`), or, where there is an epilogue, through it into out. */
+static void run_rows(const struct work *k, struct tile *t, int64_t lanes, int64_t row, int64_t rows,
+                     float *y, int64_t y_row, int64_t y_pitch, const struct epilogue *e) {
+    const int64_t cols = k->p->cols, tiles = ceil_div(cols, TILE);
+    for (int64_t end = row + rows; row < end;) {
+        int64_t at_once = tiles == 1 ? rows_at_once(cols) : 1;
+        while (at_once > end - row) at_once /= 2;
+        for (int64_t i = 0, col = 0; i < tiles; i++) {
+            const int64_t width = cols / tiles + (i < cols % tiles);
+            for (int64_t a = 0; a < at_once; a++) {
+                const int64_t image = (row + a) / k->rows, j = (row + a) % k->rows;
+                t->x[a] = k->packed + image * k->d.image_pitch + col * k->d.block +
+                          j * k->p->step_h * k->d.row_pitch;
+                t->y[a] = e ? k->sums + a * width * lanes : y + a * y_row + col * y_pitch;
+            }
+            t->y_pitch = e ? lanes : y_pitch;
+            find_tile(k->d.block, at_once, width, lanes / LANES)(t);
+            for (int64_t a = 0; e && a < at_once; a++)
+                finish_row(e, t->y[a], lanes, out_pixel(k, row + a) + col * e->every, width);
+            col += width;
+        }
+        row += at_once;
+        y += at_once * y_row;
+    }
+}
+
+/* Add the gradient of an edge-padded image, k->sums, onto the pixels that it repeats. */
+static void fold(const struct work *k, const struct epilogue *e, int64_t lanes) {
+    const struct correlate *p = k->p;
+    const int64_t bottom = p->rows - p->fold_top - p->out_h;
+    const int64_t right = p->cols - p->fold_left - p->out_w;
+    float pixel[PANEL];
+    for (int64_t h = 0; h < p->out_h; h++) {
+        const int64_t top = h ? h + p->fold_top : 0;
+        const int64_t last_row = h + p->fold_top + (h + 1 == p->out_h ? bottom : 0);
+        for (int64_t w = 0; w < p->out_w; w++) {
+            const int64_t left = w ? w + p->fold_left : 0;
+            const int64_t last_col = w + p->fold_left + (w + 1 == p->out_w ? right : 0);
+            memset(pixel, 0, sizeof pixel);
+            for (int64_t i = top; i <= last_row; i++)
+                for (int64_t j = left; j <= last_col; j++)
+                    for (int64_t f = 0; f < lanes; f++)
+                        pixel[f] += k->sums[(i * p->cols + j) * lanes + f];
+            finish_row(e, pixel, lanes, (k->image * p->out_h + h) * p->out_w + w, 1);
+        }
+    }
+}
+
+static void run_panel(const struct work *k, int64_t panel) {
+    const struct correlate *p = k->p;
+    const int64_t first = panel * PANEL, count = least(PANEL, p->filters - first);
+    const int64_t column = k->group * p->filters + first, lanes = panel_lanes(count);
+    const int64_t rows = k->images * k->rows, width = p->groups * p->filters;
+    for (int64_t f = 0; f < PANEL; f++) k->bias[f] = p->b && f < count ? p->b[column + f] : 0;
+    struct tile t = {
+        .w = p->packed + (k->group * panels_of(p) + panel) * p->panel_floats,
+        .b = k->bias,
+        .offsets = k->offsets,
+        .taps = p->taps,
+        .channels = p->channels,
+        .block_pitch = k->d.block_pitch,
+        .relu = p->relu && !p->residual,
+    };
+    const struct epilogue e = {
+        .count = count,
+        .residual = p->residual ? p->residual + column : NULL,
+        .mask = p->mask ? p->mask + column : NULL,
+        .out = p->out + column,
+        .db = k->db ? k->db + column : NULL,
+        .residual_pitch = p->residual_pitch,
+        .mask_pitch = p->mask_pitch,
+        .out_pitch = p->out_pitch,
+        .every = p->every_w,
+        .relu = p->relu && p->residual,
+    };
+    if (p->pool) {
+        const int64_t sums_row = p->cols * lanes;
+        for (int64_t row = 0; row < rows; row += 2) {
+            run_rows(k, &t, lanes, row, 2, k->sums, sums_row, lanes, NULL);
+            const int64_t image = k->image + row / k->rows, i = (k->row + row % k->rows) / 2;
+            const int64_t pixel = (image * p->out_h + i) * p->out_w;
+            pool_pair(k->sums, sums_row, lanes, p->out_w, count, e.out + pixel * p->out_pitch,
+                      p->out_pitch, p->code ? p->code + pixel * width + column : NULL, width);
+        }
+    } else if (p->fold) {
+        run_rows(k, &t, lanes, 0, rows, k->sums, p->cols * lanes, lanes, NULL);
+        fold(k, &e, lanes);
+    } else if (count == lanes && !p->residual && !p->mask && !p->db) {
+        const int64_t y_row = p->every_h * p->out_w * p->out_pitch;
+        for (int64_t i = 0; i < (k->rows == p->out_h ? 1 : k->images); i++) {
+            const int64_t some = k->rows == p->out_h ? rows : k->rows;
+            float *y = e.out + out_pixel(k, i * k->rows) * p->out_pitch;
+            run_rows(k, &t, lanes, i * k->rows, some, y, y_row, p->every_w * p->out_pitch, NULL);
+        }
+    } else {
+        run_rows(k, &t, lanes, 0, rows, NULL, 0, 0, &e);
+    }
+}
+
+static void run_chunk(const struct correlate *p, int64_t chunk, float *scratch) {
+    const int64_t panels = panels_of(p), splits = ceil_div(panels, p->panels_per_chunk);
+    int64_t rest = chunk;
+    const int64_t split = rest % splits;
+    rest /= splits;
+    struct work k = {.p = p, .row = rest % p->bands * p->band};
+    rest /= p->bands;
+    k.group = rest % p->groups;
+    k.image = rest / p->groups * p->images_per_chunk;
+    k.images = least(p->images_per_chunk, p->images - k.image);
+    k.rows = least(p->band, (p->pool ? p->rows & ~1 : p->rows) - k.row);
+    k.d = make_band(p, k.rows, k.images);
+    k.offsets = (int64_t *)scratch;
+    k.bias = scratch + round_up(2 * p->taps);
+    k.packed = k.bias + PANEL;
+    k.sums = k.packed + round_up(band_floats(p, p->band, p->images_per_chunk));
+    k.db = p->db ? p->db + chunk * p->groups * p->filters : NULL;
+    if (k.db) memset(k.db, 0, (size_t)(p->groups * p->filters) * 4);
+    const int64_t first_dr = lowest(p->dr, p->taps);
+    for (int64_t t = 0; t < p->taps; t++) {
+        const int64_t col = p->ds[t] - k.d.first_col;
+        k.offsets[t] = (p->dr[t] - first_dr) * k.d.row_pitch +
+                       (col % k.d.step * k.d.cols + col / k.d.step) * k.d.block;
+    }
+    for (int64_t i = 0; i < k.images; i++) {
+        const float *x = p->x + (k.image + i) * p->height * p->width * p->x_pitch;
+        pack_band(&k.d, x + k.group * p->channels, p->height, p->width, p->x_pitch, p->channels,
+                  p->edge, k.row * p->step_h + first_dr, k.packed + i * k.d.image_pitch);
+    }
+    const int64_t end = least(panels, (split + 1) * p->panels_per_chunk);
+    for (int64_t panel = split * p->panels_per_chunk; panel < end; panel++) run_panel(&k, panel);
+}
+
+/* One thread's share of a call: pack panels, then run chunks, while there are any. */
+void correlate_run(const struct correlate *p, struct tickets *shared, float *scratch) {
+    for (int64_t i; (i = atomic_fetch_add(&shared->first, 1)) < p->panels;) {
+        pack_panel(p, i / panels_of(p), i % panels_of(p), p->packed + i * p->panel_floats);
+        atomic_fetch_add(&shared->first_done, 1);
+    }
+    wait_for_first(shared, p->panels);
+    for (int64_t i; (i = atomic_fetch_add(&shared->second, 1)) < p->chunks;)
+        run_chunk(p, i, scratch);
+}

@@ -1,0 +1,98 @@
+"""The compiled kernels: which variants are here, which suits this processor, and how to call them.
+
+One C source is compiled for each instruction set into a shared library of its own (see `setup.py`)
+and called through ctypes, which releases the interpreter lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+from ..errors import BackendError
+
+VARIANTS = ("generic", "avx2", "avx512")  # from narrow to wide, as `widest` counts them
+
+
+class Correlate(ctypes.Structure):
+    """`struct correlate` of correlate.h, field by field."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("x", "w", "b", "residual", "mask", "out", "code")],
+        *[(name, ctypes.c_void_p) for name in ("db", "packed", "dr", "ds", "tap")],
+        *[(name, ctypes.c_int64) for name in ("taps", "filter_area")],
+        *[(name, ctypes.c_int64) for name in ("images", "height", "width", "channels")],
+        *[(name, ctypes.c_int64) for name in ("groups", "filters")],
+        *[(name, ctypes.c_int64) for name in ("x_pitch", "out_pitch")],
+        *[(name, ctypes.c_int64) for name in ("residual_pitch", "mask_pitch", "rows", "cols")],
+        *[(name, ctypes.c_int64) for name in ("step_h", "step_w", "out_h", "out_w")],
+        *[(name, ctypes.c_int64) for name in ("first_h", "first_w", "every_h", "every_w")],
+        *[(name, ctypes.c_int64) for name in ("edge", "relu", "pool", "transposed", "fold")],
+        *[(name, ctypes.c_int64) for name in ("fold_top", "fold_left", "band", "bands")],
+        *[(name, ctypes.c_int64) for name in ("images_per_chunk", "panels_per_chunk", "chunks")],
+        *[(name, ctypes.c_int64) for name in ("panels", "panel_floats", "scratch_floats")],
+    ]
+
+
+class Wgrad(ctypes.Structure):
+    """`struct wgrad` of wgrad.h, field by field."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("x", "dy", "out", "partial")],
+        *[(name, ctypes.c_int64) for name in ("images", "height", "width", "channels")],
+        *[(name, ctypes.c_int64) for name in ("groups", "filters", "x_pitch", "dy_pitch")],
+        *[(name, ctypes.c_int64) for name in ("rows", "cols", "r", "s", "step_h", "step_w")],
+        *[(name, ctypes.c_int64) for name in ("gap_h", "gap_w", "top", "left", "edge")],
+        *[(name, ctypes.c_int64) for name in ("block", "band", "band_images", "part_images")],
+        *[(name, ctypes.c_int64) for name in ("parts", "splits", "part_floats")],
+        *[(name, ctypes.c_int64) for name in ("scratch_floats", "chunks")],
+    ]
+
+
+class Unpool(ctypes.Structure):
+    """`struct unpool` of pool.c, field by field."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("dy", "code", "out", "db")],
+        *[(name, ctypes.c_int64) for name in ("images", "rows", "cols", "channels")],
+        *[(name, ctypes.c_int64) for name in ("dy_pitch", "out_pitch")],
+        *[(name, ctypes.c_int64) for name in ("images_per_chunk", "chunks")],
+    ]
+
+
+def path(variant: str) -> Path | None:
+    """The shared library of `variant`, or None if it was not built."""
+    folder = Path(__file__).parent
+    candidates = (folder / f"_{variant}{suffix}" for suffix in EXTENSION_SUFFIXES)
+    return next((file for file in candidates if file.exists()), None)
+
+
+@functools.cache
+def open_library(variant: str) -> ctypes.CDLL:
+    """The library of `variant`, its functions declared. Raises: BackendError if it is not here."""
+    file = path(variant)
+    if file is None:
+        raise BackendError(f"backend native: no library for {variant}; built: {built()}")
+    library = ctypes.CDLL(str(file))
+    pointer = ctypes.c_void_p
+    for kernel in ("correlate", "wgrad", "unpool"):
+        make, run = getattr(library, f"{kernel}_plan"), getattr(library, f"{kernel}_run")
+        make.argtypes, make.restype = [pointer], None  # the problem, to complete
+        run.argtypes, run.restype = [pointer] * 3, None  # the problem, tickets, a thread's scratch
+    return library
+
+
+def built() -> tuple[str, ...]:
+    """The variants that were built, from narrow to wide."""
+    return tuple(v for v in VARIANTS if path(v) is not None)
+
+
+@functools.cache
+def runnable() -> tuple[str, ...]:
+    """The variants that were built and that this processor can run, from narrow to wide."""
+    if "generic" not in built():
+        return ()
+    widest = open_library("generic").widest()
+    return tuple(v for v in built() if VARIANTS.index(v) <= widest)

@@ -1,0 +1,78 @@
+/* Packing: weights into panels of filters, bands of images into padded blocks of channels. */
+#ifndef CNN_PACK_H
+#define CNN_PACK_H
+
+#include "correlate.h"
+#include "tile.h"
+
+/* One panel: [block of channels, tap, channel of the block, lanes], lanes beyond the filters zero.
+   Lanes are PANEL, or LANES where the last panel of a group has no more filters than that. */
+INLINE int64_t panel_lanes(int64_t filters_left) { return filters_left > LANES ? PANEL : LANES; }
+
+static void pack_panel(const struct correlate *p, int64_t group, int64_t panel, float *to) {
+    const int64_t first = panel * PANEL, count = least(PANEL, p->filters - first);
+    const int64_t lanes = panel_lanes(count), block = channel_block(p->channels);
+    for (int64_t c0 = 0; c0 < p->channels; c0 += block) {
+        const int64_t width = least(block, p->channels - c0);
+        for (int64_t t = 0; t < p->taps; t++, to += width * lanes) {
+            if (count < lanes) memset(to, 0, (size_t)(width * lanes) * 4);
+            if (p->transposed) { /* w is [channel, tap, filter] for this problem */
+                for (int64_t c = 0; c < width; c++) {
+                    const int64_t row = (group * p->channels + c0 + c) * p->filter_area + p->tap[t];
+                    memcpy(to + c * lanes, p->w + row * p->filters + first, (size_t)count * 4);
+                }
+                continue;
+            }
+            for (int64_t f = 0; f < count; f++) {
+                const int64_t row = (group * p->filters + first + f) * p->filter_area + p->tap[t];
+                const float *from = p->w + row * p->channels + c0;
+                for (int64_t c = 0; c < width; c++) to[c * lanes + f] = from[c];
+            }
+        }
+    }
+}
+
+/* A band of one image, padded: [block of channels, row, phase, column, channel of the block], where
+   phases split the columns by their remainder modulo `step`, so that neighbours on the output grid
+   are neighbours here for every stride. */
+struct band {
+    int64_t rows, cols, step; /* cols: of one phase */
+    int64_t block, row_pitch, image_pitch, block_pitch; /* channels; floats */
+    int64_t first_col;
+};
+
+static void pack_row(const struct band *d, const float *from, int64_t width, int64_t pitch,
+                     int64_t channels, int64_t edge, float *to) {
+    for (int64_t c0 = 0; c0 < channels; c0 += d->block, to += d->block_pitch) {
+        const int64_t count = least(d->block, channels - c0);
+        for (int64_t phase = 0; phase < d->step; phase++) {
+            float *pixel = to + phase * d->cols * d->block;
+            for (int64_t j = 0; j < d->cols; j++, pixel += d->block) {
+                int64_t v = j * d->step + phase + d->first_col;
+                if (edge) v = most(0, least(v, width - 1));
+                if (from == NULL || v < 0 || v >= width) {
+                    memset(pixel, 0, (size_t)d->block * 4);
+                } else if (count == 16) {
+                    memcpy(pixel, from + v * pitch + c0, 64);
+                } else {
+                    const float *source = from + v * pitch + c0;
+                    for (int64_t c = 0; c < count; c++) pixel[c] = source[c];
+                }
+            }
+        }
+    }
+}
+
+/* Pack the rows [first_row, first_row + d->rows) of one image; `x` points at its first pixel. */
+static void pack_band(const struct band *d, const float *x, int64_t height, int64_t width,
+                      int64_t pitch, int64_t channels, int64_t edge, int64_t first_row,
+                      float *to) {
+    for (int64_t i = 0; i < d->rows; i++) {
+        int64_t h = first_row + i;
+        if (edge) h = most(0, least(h, height - 1));
+        const float *from = h < 0 || h >= height ? NULL : x + h * width * pitch;
+        pack_row(d, from, width, pitch, channels, edge, to + i * d->row_pitch);
+    }
+}
+
+#endif
