@@ -55,6 +55,7 @@ class Call:
     reduction: int = 1
     floor: Mapping[str, float] = field(default_factory=dict)
     pitch: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # channels before, after
+    columns: frozenset[str] = frozenset()  # images of one column that lie in images of three
     types: Mapping[str, str] = field(default_factory=dict)  # of outputs that are no one else's
     kinds: Mapping[str, str] = field(default_factory=dict)  # rows of the tolerance table
     alias: Mapping[str, str] = field(default_factory=dict)  # outputs that lie in an input's memory
@@ -64,7 +65,9 @@ class Call:
         for name, value in self.inputs.items():
             shape = getattr(value, "shape", None)
             told.append(f"{name}={value if shape is None else shape}")
-        return ", ".join(told + [f"pitch={dict(self.pitch)}"] * bool(self.pitch))
+        told += [f"pitch={dict(self.pitch)}"] * bool(self.pitch)
+        told += [f"columns={sorted(self.columns)}"] * bool(self.columns)
+        return ", ".join(told)
 
     def oracle(self, implementation: Any = oracle) -> dict[str, np.ndarray]:
         """What the call must give, from float64 copies of its inputs."""
@@ -161,17 +164,19 @@ class Machine:
         """Its most precise type: float64 or float32."""
         return self.dtypes[0]
 
-    def _place(self, host: np.ndarray, pitch: tuple[int, int] | None) -> _Placed:
-        window: tuple[Any, ...] = (Ellipsis,)
-        if pitch is not None:
-            before, after = pitch
-            channels = host.shape[-1]
-            window = (Ellipsis, slice(before, before + channels))
-            wide = blank((*host.shape[:-1], before + channels + after), str(host.dtype))
-            wide[window] = host
-            host = wide
-        whole = self.adapter.to_device(host)
-        return _Placed(whole, whole[window], host, window)
+    def _place(self, host: np.ndarray, name: str, call: Call) -> _Placed:
+        shape, window = [*host.shape], [slice(None)] * host.ndim
+        if name in call.pitch:
+            before, after = call.pitch[name]
+            window[-1] = slice(before, before + shape[-1])
+            shape[-1] += before + after
+        if name in call.columns:
+            window[2] = slice(1, 2)
+            shape[2] = 3
+        wide = blank(tuple(shape), str(host.dtype)) if shape != [*host.shape] else host.copy()
+        wide[tuple(window)] = host
+        whole = self.adapter.to_device(wide)
+        return _Placed(whole, whole[tuple(window)], wide, tuple(window))
 
     def run(
         self, call: Call, shapes: Mapping[str, tuple[int, ...]], *, as_plan: bool = False
@@ -183,7 +188,7 @@ class Machine:
         for name, kind in directions.items():
             value = call.inputs.get(name)
             if isinstance(value, list):
-                items = [self._place(v, call.pitch.get(name)) for v in value]
+                items = [self._place(v, name, call) for v in value]
                 placed.update({f"{name}[{i}]": item for i, item in enumerate(items)})
                 arguments[name] = [item.view for item in items]
                 continue
@@ -194,7 +199,7 @@ class Machine:
                 dtype = call.output_dtype(name)
                 value = blank(shapes[name], dtype) if name in call.want else None
             if isinstance(value, np.ndarray):
-                placed[name] = self._place(value, call.pitch.get(name))
+                placed[name] = self._place(value, name, call)
                 value = placed[name].view
             if name in call.inputs or kind == "out":
                 arguments[name] = value

@@ -51,6 +51,7 @@ LISTED: dict[str, tuple[Shape, Shape, Conv2d]] = {
         Conv2d((1, 1), (1, 1, 1, 1), "edge", groups=2),
     ),
     "odd_pool": ((2, 9, 7, 5), (6, 3, 3, 5), Conv2d(padding=(1, 1, 1, 1))),
+    "only_padding_sampled": ((2, 1, 1, 3), (4, 1, 1, 3), Conv2d((4, 4), (1, 0, 0, 0))),
     "batch_37": ((37, 4, 4, 3), (4, 3, 3, 3), Conv2d(padding=(1, 1, 1, 1))),
 }
 

@@ -1,0 +1,97 @@
+"""One sound call of every contract function, and what it takes to be refused."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import numpy as np
+import pytest
+from cases import conv, dense, elementwise, loss, norm, pool, update
+from cases.draw import Draw
+from cnnengine.kernels import spec
+from cnnengine.kernels.errors import KernelError
+from cnnengine.kernels.spec import LRN, SGD, AdamW, AvgPool2d, BatchNorm, Conv2d, MaxPool2d
+from harness import blank
+
+
+def _samples():
+    """One sound call of every function, in float32, with all optional arrays."""
+    seen = {}
+    shape = (2, 6, 5, 4)
+    for attempt in range(40):
+        draw = Draw(f"contract:{attempt}")
+        for call in chain(
+            conv.calls(
+                draw, shape, (6, 3, 3, 2), Conv2d(padding=(1, 1, 1, 1), groups=2), "float32"
+            ),
+            pool.calls(draw, shape, MaxPool2d((2, 2), (2, 2)), "float32"),
+            pool.calls(draw, shape, AvgPool2d((2, 2), (2, 2)), "float32"),
+            pool.global_calls(draw, shape, "float32"),
+            dense.calls(draw, (3, 5, 4), "float32"),
+            norm.batch_norm(draw, shape, BatchNorm(), "float32"),
+            norm.response_norm(draw, shape, LRN(), "float32"),
+            elementwise.calls(draw, shape, "float32", "float32"),
+            loss.calls(draw, (3, 5, 1.0, 0.0), "float32"),
+            update.calls(draw, 8, 4, SGD(), AdamW(), "float32", "bfloat16"),
+        ):
+            kept = seen.get(call.function)
+            if kept is None or _arrays_of(call) > _arrays_of(kept):
+                seen[call.function] = call
+    return seen
+
+
+def _arrays_of(call):
+    ranks = max(getattr(v, "ndim", 0) for v in call.inputs.values())
+    return sum(v is not None for v in call.inputs.values()) + len(call.want), ranks
+
+
+SAMPLES = _samples()
+FUNCTIONS = sorted(SAMPLES)
+
+
+def arguments(function):
+    """Host arrays for every parameter of a sound call, outputs blank."""
+    call = SAMPLES[function]
+    shapes = call.oracle()
+    given = {}
+    for name, kind in spec.directions(function).items():
+        if kind == "out":
+            given[name] = blank(shapes[name].shape, call.output_dtype(name))
+        elif name in call.inputs:
+            value = call.inputs[name]
+            given[name] = [v.copy() for v in value] if isinstance(value, list) else value
+            if isinstance(value, np.ndarray):
+                given[name] = value.copy()
+    return given
+
+
+def arrays(function):
+    """(function, parameter) of every array of a function."""
+    return [(function, n) for n, v in arguments(function).items() if isinstance(v, np.ndarray)]
+
+
+def extents(function, name):
+    """The shape of one array of the sound call."""
+    return arguments(function)[name].shape
+
+
+EVERY_ARRAY = list(chain.from_iterable(arrays(function) for function in FUNCTIONS))
+
+
+def refused(backend, function, given, error, *told):
+    """Require that the call raises `error`, says `told` in one line and writes nothing.
+
+    The arrays stay on the host for every backend: a refusal comes before any launch.
+    """
+    outputs = [n for n, kind in spec.directions(function).items() if kind in ("out", "inout")]
+    written = [given[n] for n in outputs if isinstance(given.get(n), np.ndarray)]
+    before = [array.tobytes() for array in written]
+    with pytest.raises(error) as caught:
+        backend.backend.function(function)(**given)
+    message = str(caught.value)
+    assert message.startswith(f"{function}: "), message
+    assert "\n" not in message
+    for part in told:
+        assert str(part) in message, f"{part!r} is not in {message!r}"
+    assert before == [array.tobytes() for array in written]
+    assert isinstance(caught.value, KernelError)
