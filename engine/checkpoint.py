@@ -62,23 +62,37 @@ class RunFolder:
         self.curves = path / "curves.png"
         self.confusion = path / "confusion.png"
 
-    def create(self, *, overwrite: bool = False) -> None:
-        """Make the folder. Raises: InputError when it holds something and may not be replaced.
+    def check_free(self, *, overwrite: bool = False) -> None:
+        """Touch nothing. Raises: InputError when the folder may not be made or replaced.
 
         Overwriting removes only the files of a run; a folder with anything else in it is refused.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"run folder {self.path} is a file")
-        if self.path.is_dir() and any(self.path.iterdir()):
-            if not overwrite:
-                raise InputError(
-                    f"run folder {self.path} exists; give --resume {self.path} to continue it, "
-                    "--overwrite to replace it, or another --out"
-                )
-            self._clear()
+        try:
+            if self.path.exists() and not self.path.is_dir():
+                raise InputError(f"run folder {self.path} is a file")
+            taken = self.path.is_dir() and any(self.path.iterdir())
+        except OSError as error:
+            raise InputError(f"cannot look into {self.path}: {error.strerror}") from None
+        if taken and not overwrite:
+            raise InputError(
+                f"run folder {self.path} exists; give --resume {self.path} to continue it, "
+                "--overwrite to replace it, or another --out"
+            )
+        if taken:
+            self._files()
+
+    def create(self, *, overwrite: bool = False) -> None:
+        """Make the folder, an overwritten run removed. Raises: InputError as `check_free` does."""
+        self.check_free(overwrite=overwrite)
+        try:
+            for path in self._files():
+                path.unlink()
+        except OSError as error:
+            raise InputError(f"cannot replace {self.path}: {error.strerror or error}") from None
         files.make_folder(self.last.parent)
 
-    def _clear(self) -> None:
+    def _files(self) -> list[Path]:
+        """The files of the run here. Raises: InputError when there is anything else."""
         mine = [
             self.config, self.metrics, self.model, self.last, self.best, self.curves,
             self.confusion, *self.path.glob(".*.part"), *self.last.parent.glob(".*.part"),
@@ -90,11 +104,7 @@ class RunFolder:
                 f"run folder {self.path} holds {strange[0].name}, which is not a run's; "
                 "--overwrite replaces runs only"
             )
-        try:
-            for path in found:
-                path.unlink()
-        except OSError as error:
-            raise InputError(f"cannot replace {self.path}: {error.strerror or error}") from None
+        return found
 
     def save_config(self, config: Mapping[str, Any]) -> None:
         """Write config.toml (settings that are None are left out)."""
@@ -103,7 +113,23 @@ class RunFolder:
 
     def load_config(self) -> dict[str, Any]:
         """Read config.toml. Raises: InputError."""
+        if not self.config.exists():
+            raise InputError(f"{self.path} is not a run folder: it has no {self.config.name}")
         return read_toml(self.config)
+
+    def history(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """(one object a step, one an epoch) of metrics.jsonl. Raises: InputError."""
+        told: dict[str, list[dict[str, Any]]] = {"step": [], "epoch": []}
+        try:
+            with open(self.metrics, encoding="utf-8") as lines:
+                for line in lines:
+                    record = json.loads(line)
+                    told[record.pop("kind")].append(record)
+        except OSError as error:
+            raise InputError(f"cannot read {self.metrics}: {error.strerror or error}") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{self.metrics} is damaged: {error}") from None
+        return told["step"], told["epoch"]
 
     def save_model(
         self, description: Description, arrays: Mapping[str, np.ndarray], data: str

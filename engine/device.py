@@ -20,6 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from ..kernels import registry
+from ..kernels.numpy import threads
 from .errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -87,6 +88,11 @@ def open_device(name: str = "auto", kernels: str = "auto") -> Device:
         raise InputError(f"unknown kernels {kernels!r}; known: {', '.join(KERNELS)}")
     usable = CPU_BACKENDS if kernels == "auto" else (kernels,)
     return Device("cpu", tuple(b for b in usable if registry.missing(b) is None))
+
+
+def use_threads(count: int) -> None:
+    """Let the CPU's kernels run on `count` threads; 0: one a core. No result depends on it."""
+    threads.set_threads(count)
 
 
 def cuda_missing() -> str:

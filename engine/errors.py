@@ -1,6 +1,7 @@
 """Errors that are the user's to mend: each is one line that names the value and the rule.
 
-The command line prints the line and exits with code 2; library users catch `InputError`.
+The command line prints the line and exits with code 2 (1 for `TrainingError`); library users catch
+them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ from collections.abc import Iterable
 
 class InputError(Exception):
     """A wrong option, name, file or folder, told in one line."""
+
+
+class TrainingError(Exception):
+    """Training cannot go on, through no fault of the command: told in one line."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:

@@ -20,10 +20,10 @@ import numpy as np
 
 from . import diagnose
 from .checkpoint import Progress, RunFolder
-from .config import TrainConfig
+from .config import RESUME_MAY_CHANGE, TrainConfig
 from .data import Augment, Batch, Loader, Splits
 from .device import Device
-from .errors import InputError
+from .errors import InputError, TrainingError
 from .evaluate import Evaluation, evaluate
 from .network import Description, Network
 from .optim import Optimizer
@@ -80,10 +80,6 @@ class Summary:
     memory_plan: str
 
 
-class TrainingError(Exception):
-    """Training cannot go on, through no fault of the command: told in one line."""
-
-
 Report = Callable[[StepReport | EpochReport], None]
 
 
@@ -120,11 +116,12 @@ class Trainer:
         self.network.initialise(config.seed)
         self.progress = Progress(loss_scale=FIRST_SCALE if self.network.scaled else 1.0)
         self.stop = False  # set from outside: finish the step, save, return
+        self.evaluation: Evaluation | None = None  # of the test images, after the latest epoch
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a resumed run must agree with: all that decides the outcome."""
-        ignored = ("device", "kernels", "data", "epochs")  # more epochs may be asked for
+        ignored = ("data", *RESUME_MAY_CHANGE)
         told = {k: v for k, v in asdict(self.config).items() if k not in ignored}
         return {**told, "data": self.splits.name, "content of the data": self.splits.fingerprint}
 
@@ -134,6 +131,12 @@ class Trainer:
         if loaded is None:
             return
         tensors, self.progress = loaded
+        begun = self.progress.epoch + (self.progress.batch > 0)
+        if self.config.epochs < begun:
+            raise InputError(
+                f"--epochs {self.config.epochs} is too few to resume {self.folder.path}, which is "
+                f"in its epoch {begun} already"
+            )
         state = {
             n.removeprefix("optimizer/"): tensors.pop(n)
             for n in list(tensors)
@@ -146,17 +149,16 @@ class Trainer:
     def run(self, report: Report = lambda _: None) -> Summary:
         """Train to the end, or until `stop` is set. Raises: TrainingError, InputError."""
         begun, trained = time.perf_counter(), 0
-        test: Evaluation | None = None
         with self.device.session(), open_metrics(self.folder, self.progress) as self._metrics:
             while self.progress.epoch < self.config.epochs and not self.stop:
                 trained += self._epoch(report)
                 if self.progress.batch == self.loader.steps_per_epoch:
-                    test = self._end_epoch(report)
+                    self.evaluation = self._end_epoch(report)
             finished = self.progress.epoch == self.config.epochs
-            if finished and test is None:
-                test = self._evaluate()
+            if finished and self.evaluation is None:
+                self.evaluation = self._evaluate()
         seconds = time.perf_counter() - begun
-        best = self.progress.best_accuracy
+        best, test = self.progress.best_accuracy, self.evaluation
         return Summary(
             run=str(self.folder.path), finished=finished, epochs=self.progress.epoch,
             steps=self.progress.step, test_accuracy=test.accuracy if test else None,

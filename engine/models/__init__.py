@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,28 @@ def list_models() -> list[Model]:
     return [MODELS[name] for name in sorted(MODELS)]
 
 
+def model_options(model: Model) -> dict[str, Any]:
+    """The network's own options (`width`) and their defaults."""
+    parameters = inspect.signature(model.build).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def check_options(model: Model, options: Mapping[str, Any]) -> None:
+    """Hold options to the names and types of the network. Raises: InputError."""
+    known = model_options(model)
+    for name, value in options.items():
+        if not known:
+            raise InputError(f"{model.name} has no options, so none called {name!r}")
+        if name not in known:
+            raise unknown_name(f"option of {model.name}", name, known)
+        kind = type(known[name])
+        fits = type(value) is kind or (kind is float and type(value) is int)
+        if not fits or (isinstance(value, float) and not math.isfinite(value)):
+            words = {float: "a number", int: "a whole number", bool: "true or false"}
+            word = words.get(kind, "text")
+            raise InputError(f"option {name} of {model.name} must be {word}, not {value!r}")
+
+
 def _load_families() -> None:
     for family in pkgutil.iter_modules(__path__):
         importlib.import_module(f".{family.name}", __name__)
@@ -88,10 +111,7 @@ def build_graph(
     """
     model = get_model(arch)
     options = options or {}
-    known = [p for p in inspect.signature(model.build).parameters if p not in ("b", "x", "classes")]
-    for option in options:
-        if option not in known:
-            raise InputError(f"{arch} has no option {option!r}; it has: {', '.join(known)}")
+    check_options(model, options)
     b = GraphBuilder(arch, dtype=dtype, training=training)
     x = b.input("x", (batch, *input_shape))
     labels = b.input("labels", (batch,), "int32") if training else None

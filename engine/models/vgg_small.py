@@ -6,6 +6,7 @@ Three blocks of two 3x3 convolutions with ReLU and a 2x2 max pool, then two dens
 from __future__ import annotations
 
 from ..build import GraphBuilder
+from ..errors import InputError
 from ..ir import Value
 from . import register_model
 
@@ -29,5 +30,7 @@ def vgg_small(
 
 
 def scaled(count: int, width: float) -> int:
-    """`count` times `width`, at least 1."""
+    """`count` times `width`, at least 1. Raises: InputError unless `width` is above 0."""
+    if not width > 0:
+        raise InputError(f"option width must be above 0, not {width}")
     return max(1, round(count * width))

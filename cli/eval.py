@@ -1,0 +1,93 @@
+"""`cnnengine eval`: accuracy, a table of classes, and the confusion matrix as a picture."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..engine.errors import InputError
+from . import options, output
+
+if TYPE_CHECKING:
+    from ..engine.evaluate import Evaluation
+
+
+@click.command("eval")
+@click.argument("run", type=Path)
+@click.option("--data", help="Another data set or folder than the one it was trained on.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images a batch.  [default: 250]")
+@click.option("--image-size", help=options.SETTINGS["image_size"])
+@click.option("--skip-bad", is_flag=True, help=options.SETTINGS["skip_bad"])
+@options.DEVICE
+@options.KERNELS
+@click.option("--out", type=Path, help="Where the confusion matrix goes.  "
+              "[default: RUN/confusion.png]")  # fmt: skip
+@options.JSON
+def command(
+    run: Path, data: str | None, batch_size: int | None, image_size: str | None, skip_bad: bool,
+    device: str, kernels: str, out: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure the network in RUN (a run folder or a model.safetensors) on test images."""
+    from ..engine.evaluate import evaluate
+    from ..engine.plots import plot_confusion
+    from ..engine.train import EVAL_BATCH
+    from .trained import open_data, open_network
+
+    if out is not None and not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}")
+    network, own = open_network(run, device, kernels, batch_size or EVAL_BATCH)
+    splits = open_data(run, network, own, data=data, image_size=image_size, skip_bad=skip_bad)
+    for skipped in splits.skipped:
+        output.warn(f"left out: {skipped}")
+    begun = time.perf_counter()
+    with network.device.session():
+        result = evaluate(network, splits.test)
+    seconds = time.perf_counter() - begun
+    picture = out or (run if run.is_dir() else run.parent) / "confusion.png"
+    plot_confusion(picture, result.confusion, splits.test.classes)
+    if as_json:
+        output.print_json(_told(result, splits.test.classes) | {
+            "run": str(run), "data": splits.name, "images": len(splits.test),
+            "images_per_second": len(splits.test) / seconds, "confusion_png": str(picture),
+        })  # fmt: skip
+        return
+    print_classes(result, splits.test.classes)
+    output.print_facts([
+        ("test accuracy", output.percent(result.accuracy)),
+        ("test loss", output.number(result.loss)),
+        ("data", f"{len(splits.test)} test images of {splits.name} ({splits.note})"),
+        ("speed", f"{len(splits.test) / seconds:.0f} images/s"),
+        ("confusion", picture),
+    ])  # fmt: skip
+
+
+def print_classes(result: Evaluation, classes: tuple[str, ...]) -> None:
+    """Precision, recall and count of every class, and what it is most often taken for."""
+    counts, precision, recall = result.confusion.sum(axis=1), result.precision(), result.recall()
+    rows = []
+    for i, name in enumerate(classes):
+        wrong = result.confusion[i].copy()
+        wrong[i] = 0
+        taken = f"{classes[wrong.argmax()]} ({wrong.max()})" if wrong.any() else ""
+        rows.append((
+            name, output.percent(precision[i]), output.percent(recall[i]), counts[i], taken,
+        ))  # fmt: skip
+    columns = ("class", "precision", "recall", "images", "most often taken for")
+    output.print_table(columns, rows, left=("class", "most often taken for"))
+
+
+def _told(result: Evaluation, classes: tuple[str, ...]) -> dict[str, Any]:
+    counts, precision, recall = result.confusion.sum(axis=1), result.precision(), result.recall()
+    return {
+        "accuracy": result.accuracy,
+        "loss": result.loss,
+        "classes": [
+            {"name": name, "precision": float(precision[i]), "recall": float(recall[i]),
+             "images": int(counts[i])}
+            for i, name in enumerate(classes)
+        ],
+        "confusion": result.confusion.tolist(),
+    }  # fmt: skip

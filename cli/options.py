@@ -1,0 +1,129 @@
+"""Options that several commands share, and the settings of a training run as options.
+
+The settings' names, types and defaults are those of `TrainConfig`; here is only what each is for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from ..engine.config import TrainConfig, default_lr
+from ..engine.errors import InputError
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+DEVICE = click.option("--device", default=TrainConfig.device, show_default=True,
+                      shell_complete=lambda *a: _among("device", *a),
+                      help="auto, cpu or cuda.")  # fmt: skip
+KERNELS = click.option("--kernels", default=TrainConfig.kernels, show_default=True,
+                       shell_complete=lambda *a: _among("kernels", *a),
+                       help="auto: the best that can run; or one backend.")  # fmt: skip
+OPTION = click.option("--option", "options", multiple=True, metavar="NAME=VALUE",
+                      help="An option of the network, like width=0.5; may be repeated.")  # fmt: skip
+
+SETTINGS = {
+    "arch": "The network; `cnnengine show` lists them.",
+    "data": "A data set's name, or a folder of images with one sub-folder a class.",
+    "epochs": "How often every training image is seen.",
+    "batch_size": "Images a step.",
+    "optimizer": "sgd or adamw.",
+    "lr": "The highest learning rate.",
+    "momentum": "Of sgd.",
+    "schedule": "How the learning rate goes: constant, cosine or step.",
+    "weight_decay": "Pull of the weights towards zero.",
+    "label_smoothing": "Share of the target spread over all classes.",
+    "precision": "fp32, tf32, fp16 or bf16.",
+    "seed": "Names every random number of the run.",
+    "shift": "Move training images by up to that many pixels.",
+    "flip": "Mirror half of the training images.",
+    "image_size": "Scale images to N or HEIGHTxWIDTH pixels.",
+    "skip_bad": "Leave unreadable pictures of a folder out and list them.",
+    "device": "auto, cpu or cuda.",
+    "kernels": "auto: the best that can run; or one backend.",
+    "threads": "Threads of the CPU's kernels; 0: one a core.",
+}
+
+
+def settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command one option for each setting; those not given are None."""
+    for setting in reversed(fields(TrainConfig)):
+        decorator = OPTION if setting.name == "options" else _setting(setting.name, setting.default)
+        command = decorator(command)
+    return command
+
+
+def _setting(name: str, default: Any) -> Decorator:
+    flag = name.replace("_", "-")
+    told = f"[default: {default}]"
+    if isinstance(default, bool):
+        told = f"[default: {'' if default else 'no-'}{flag}]"
+        return click.option(
+            f"--{flag}/--no-{flag}", name, default=None, help=f"{SETTINGS[name]}  {told}"
+        )
+    if name == "lr":
+        told = f"[default: {default}; adamw: {default_lr('adamw')}]"
+    if default == "":
+        told = ""
+    return click.option(
+        f"--{flag}", name, type=type(default), default=None, help=f"{SETTINGS[name]}  {told}",
+        shell_complete=functools.partial(_among, name),
+    )  # fmt: skip
+
+
+def _among(
+    what: str, ctx: click.Context, option: click.Parameter, typed: str
+) -> list[CompletionItem]:
+    """The known values of a setting that begin with what was typed, for the shell."""
+    return [CompletionItem(name) for name in _known(what) if name.startswith(typed)]
+
+
+def _known(what: str) -> Iterable[str]:
+    from ..engine import data, device, models, network, optim, schedule
+
+    known: dict[str, Iterable[str]] = {
+        "arch": (model.name for model in models.list_models()),
+        "data": data.REGISTRY,
+        "optimizer": optim.OPTIMIZERS,
+        "schedule": schedule.SCHEDULES,
+        "precision": (*network.PRECISIONS, *network.GPU_PRECISIONS),
+        "device": device.DEVICES,
+        "kernels": device.KERNELS,
+    }
+    return known.get(what, ())
+
+
+def complete_arch(
+    ctx: click.Context, option: click.Parameter, typed: str
+) -> list[CompletionItem]:
+    """The names of networks, for the shell."""
+    return _among("arch", ctx, option, typed)
+
+
+def network_options(told: Iterable[str]) -> dict[str, Any]:
+    """{"width": 0.5} from ("width=0.5",). Raises: InputError."""
+    options: dict[str, Any] = {}
+    for text in told:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise InputError(f"--option must be NAME=VALUE, like width=0.5, not {text!r}")
+        if name in options:
+            raise InputError(f"--option {name} is given twice")
+        options[name] = _literal(value)
+    return options
+
+
+def _literal(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text

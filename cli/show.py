@@ -1,0 +1,142 @@
+"""`cnnengine show`: layers and their cost, the graph after each pass, the steps that will run."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import click
+
+from ..engine.config import TrainConfig
+from ..engine.errors import InputError, unknown_name
+from . import options, output
+
+if TYPE_CHECKING:
+    from ..engine.ir import Graph, Node
+    from ..engine.models import Model
+
+LAST = "the last"
+
+
+@click.command("show")
+@click.argument("arch", required=False, shell_complete=options.complete_arch)
+@click.option("--input", "input_shape", metavar="HxWxC", help="Image size.  [default: ARCH's own]")
+@click.option("--classes", type=click.IntRange(min=1), help="[default: ARCH's own]")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
+@options.OPTION
+@click.option("--training/--inference", default=False, help="[default: inference]")
+@click.option("--graph", "graph_pass", is_flag=False, flag_value=LAST, metavar="[PASS]",
+              help="Print the graph after a pass: build, autodiff (training), fuse, select.  "
+              "[default: the last]")  # fmt: skip
+@click.option("--plan", is_flag=True, help="Print the steps that will run, each with its reason.")
+@click.option("--precision", default=TrainConfig.precision, show_default=True,
+              help=options.SETTINGS["precision"])  # fmt: skip
+@options.DEVICE
+@options.KERNELS
+def command(
+    arch: str | None, input_shape: str | None, classes: int | None, batch: int,
+    options: tuple[str, ...], training: bool, graph_pass: str | None, plan: bool, precision: str,
+    device: str, kernels: str,
+) -> None:  # fmt: skip
+    """Show the layers of ARCH and what they cost; without ARCH list all networks."""
+    from ..engine import compile as compiler
+    from ..engine.device import open_device
+    from ..engine.models import build_graph, get_model
+    from ..engine.network import activation_dtype
+    from .options import network_options
+
+    if arch is None:
+        if graph_pass is not None or plan:
+            raise InputError("name the network first: cnnengine show ARCH --graph [PASS] or --plan")
+        _list_networks()
+        return
+    model = get_model(arch)
+    shape = _parse_shape(input_shape) if input_shape else model.input_shape
+    where = open_device(device, kernels)
+    graph = build_graph(
+        arch, batch, shape, classes or model.classes, training=training,
+        dtype=activation_dtype(precision), options=network_options(options),
+    )  # fmt: skip
+    stages = dict(compiler.stages(graph, where, training=training))
+    final = stages[list(stages)[-1]]
+    if graph_pass is not None:
+        if graph_pass != LAST and graph_pass not in stages:
+            raise unknown_name("pass", graph_pass, stages)
+        print(final if graph_pass == LAST else stages[graph_pass])
+    if plan:
+        _print_plan(final)
+    if graph_pass is None and not plan:
+        _print_layers(model, graph, final)
+
+
+def _parse_shape(text: str) -> tuple[int, int, int]:
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(p.isascii() and p.isdigit() and int(p) > 0 for p in parts):
+        raise InputError(f"--input must be HEIGHTxWIDTHxCHANNELS like 28x28x1, not {text!r}")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def _list_networks() -> None:
+    from ..engine.models import list_models, model_options
+
+    rows = [
+        (
+            model.name, "x".join(map(str, model.input_shape)), model.classes, model.summary,
+            ", ".join(f"{name}={value}" for name, value in model_options(model).items()),
+        )
+        for model in list_models()
+    ]  # fmt: skip
+    columns = ("network", "input", "classes", "what it is", "options")
+    output.print_table(columns, rows, left=("network", "what it is", "options"))
+
+
+def _print_layers(model: Model, graph: Graph, final: Graph) -> None:
+    """One row a layer of the forward graph, as its builder wrote it; then the totals."""
+    from ..engine.passes.memory import plan_memory
+
+    rows = []
+    for node in graph.nodes:
+        out = node.writes[0]
+        rows.append((
+            node.name, node.op, "x".join(map(str, out.shape)), _parameters(node) or "",
+            output.scaled(node.flops()) if node.flops() else "",
+            output.scaled(sum(v.nbytes for v in node.writes), "B"),
+        ))  # fmt: skip
+    total = ("total", "", "", graph.parameter_count(), output.scaled(graph.flops()), "")
+    columns = ("layer", "op", "output", "parameters", "FLOP", "activations")
+    batch, *image = graph.inputs[0].shape
+    output.print_table(
+        columns, rows, left=("layer", "op"), footer=total,
+        title=f"{model.name} on {batch} x {'x'.join(map(str, image))}, {graph.inputs[0].dtype}",
+    )  # fmt: skip
+    memory = plan_memory(final)
+    facts: list[tuple[str, object]] = [
+        ("parameters", f"{graph.parameter_count():,}"),
+        ("forward", f"{output.scaled(graph.flops(), 'FLOP')} (2 a multiply-add)"),
+    ]
+    if final.flops() != graph.flops():
+        facts.append(("forward + backward", output.scaled(final.flops(), "FLOP")))
+    saved = 1 - memory.total_bytes / max(1, memory.unplanned_bytes)
+    facts.append(("memory plan", f"{memory} ({saved:.0%} saved)"))
+    output.print_facts(facts)
+
+
+def _parameters(node: Node) -> int:
+    return sum(math.prod(v.shape) for v in node.reads if v.kind == "param")
+
+
+def _print_plan(final: Graph) -> None:
+    rows = []
+    for node in final.nodes:
+        if node.choice is None:  # a reshape: no work
+            continue
+        config = node.choice.config
+        tile = " ".join(f"{name}={value}" for name, value in config.tile)
+        rows.append((
+            len(rows) + 1, node.name, node.op, "x".join(map(str, node.writes[0].shape)),
+            node.choice.backend, f"{config.algorithm} {tile}".rstrip(),
+            output.scaled(config.workspace_bytes, "B") if config.workspace_bytes else "",
+            node.choice.reason,
+        ))  # fmt: skip
+    columns = ("", "layer", "op", "output", "backend", "algorithm", "scratch", "reason")
+    output.print_table(columns, rows, left=("layer", "op", "backend", "algorithm", "reason"))

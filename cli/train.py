@@ -1,0 +1,221 @@
+"""`cnnengine train`: resolve the settings, check everything, train, sum up."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..engine.config import (
+    RESUME_MAY_CHANGE,
+    TrainConfig,
+    check_settings,
+    default_run_folder,
+    parse_image_size,
+    resolve_config,
+)
+from ..engine.errors import InputError
+from . import options, output
+
+if TYPE_CHECKING:
+    from ..engine.checkpoint import RunFolder
+    from ..engine.train import Summary, Trainer
+
+
+@click.command("train")
+@options.settings
+@click.option("--out", type=Path, help="The run folder.  [default: runs/ARCH-DATA-N]")
+@click.option("--resume", type=Path, metavar="RUN", help="Continue that run where it stopped.")
+@click.option("--overwrite", is_flag=True, help="Replace the run in the --out folder.")
+@click.option("--config", "config_file", type=Path, metavar="FILE",
+              help="Settings from a TOML file; options given here beat it.")  # fmt: skip
+@options.JSON
+def command(
+    out: Path | None, resume: Path | None, overwrite: bool, config_file: Path | None, as_json: bool,
+    **told: Any,
+) -> None:  # fmt: skip
+    """Train a network and keep everything in one run folder.
+
+    Ctrl-C finishes the step, saves and stops; --resume goes on from there and ends with the same
+    weights as a run that was never stopped.
+    """
+    flags = {name: value for name, value in told.items() if value is not None and value != ()}
+    if "options" in flags:
+        flags["options"] = options.network_options(flags["options"])
+    if resume is not None:
+        _refuse_beside_resume(out=out, overwrite=overwrite, config=config_file)
+        config = _resumed(resume, flags)
+    else:
+        config = resolve_config(_settings_of(config_file), flags)
+        config = replace(config, data=_absolute(config.data))
+    trainer = _prepare(config, resume or out or default_run_folder(config), overwrite, bool(resume))
+    if resume is not None:
+        trainer.resume()
+    else:
+        trainer.folder.create(overwrite=overwrite)
+    trainer.folder.save_config(asdict(config))
+    _introduce(trainer)
+    summary, stopped_by = _run(trainer)
+    _sum_up(trainer, summary, as_json)
+    if not summary.finished:
+        output.note(
+            f"cnnengine: stopped at step {summary.steps} of {trainer.total_steps} and saved; "
+            f"continue with: cnnengine train --resume {trainer.folder.path}"
+        )
+        sys.exit(128 + stopped_by)
+
+
+def _refuse_beside_resume(**given: Any) -> None:
+    for name, value in given.items():
+        if value:
+            raise InputError(f"--{name} cannot stand beside --resume, which goes on as before")
+
+
+def _settings_of(file: Path | None) -> Mapping[str, Any]:
+    if file is None:
+        return {}
+    from ..engine.checkpoint import read_toml
+
+    return check_settings(read_toml(file), str(file))
+
+
+def _resumed(path: Path, flags: Mapping[str, Any]) -> TrainConfig:
+    """The run's configuration with the flags on top. Raises: InputError for one that differs."""
+    from ..engine.checkpoint import RunFolder
+
+    folder = RunFolder(path)
+    saved = resolve_config(check_settings(folder.load_config(), str(folder.config)))
+    told = resolve_config(asdict(saved), {**flags, "data": _absolute(flags.get("data", saved.data))})
+    for name, before in asdict(saved).items():
+        value = getattr(told, name)
+        if value != before and name not in RESUME_MAY_CHANGE:
+            raise InputError(
+                f"cannot resume {path} with another {name.replace('_', '-')}: it has "
+                f"{before}, not {value}"
+            )
+    return told
+
+
+def _absolute(data: str) -> str:
+    """A folder of images as an absolute path, so that a run can be resumed from anywhere."""
+    from ..engine.data import REGISTRY
+
+    return str(Path(data).resolve()) if data not in REGISTRY and Path(data).is_dir() else data
+
+
+def _prepare(config: TrainConfig, path: Path, overwrite: bool, resumed: bool) -> Trainer:
+    """Everything checked and compiled; nothing written. Raises: InputError."""
+    from ..engine import data
+    from ..engine.checkpoint import RunFolder
+    from ..engine.device import open_device, use_threads
+    from ..engine.models import check_options, get_model
+    from ..engine.train import Trainer
+
+    check_options(get_model(config.arch), config.options)
+    device = open_device(config.device, config.kernels)
+    use_threads(config.threads)
+    folder = RunFolder(path)
+    if not resumed:
+        folder.check_free(overwrite=overwrite)
+    splits = data.load(
+        config.data, skip_bad=config.skip_bad, image_size=parse_image_size(config.image_size),
+        seed=config.seed,
+    )  # fmt: skip
+    return Trainer(config, splits, device, folder)
+
+
+def _introduce(trainer: Trainer) -> None:
+    config, splits = trainer.config, trainer.splits
+    output.note(
+        f"{config.arch} on {splits.name} ({splits.note}); {trainer.device.name}, kernels "
+        f"{' and '.join(trainer.device.backends)}, {config.precision}"
+    )
+    for skipped in splits.skipped:
+        output.warn(f"left out: {skipped}")
+
+
+def _run(trainer: Trainer) -> tuple[Summary, int]:
+    """Train under a live display; the first signal asks for a clean stop, the second ends it."""
+    from .progress import display
+
+    received: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        trainer.stop = True
+
+    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with display(trainer) as report:
+            summary = trainer.run(report)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return summary, received[0] if received else 0
+
+
+def _sum_up(trainer: Trainer, summary: Summary, as_json: bool) -> None:
+    from ..engine.plots import plot_confusion, plot_curves
+
+    folder = trainer.folder
+    steps, epochs = folder.history()
+    if epochs:
+        plot_curves(folder.curves, steps, epochs)
+    if trainer.evaluation is not None:
+        plot_confusion(folder.confusion, trainer.evaluation.confusion, trainer.splits.test.classes)
+    if as_json:
+        output.print_json({
+            **asdict(summary), "config": asdict(trainer.config), "history": epochs,
+        })  # fmt: skip
+    _print_epochs(epochs, stderr=as_json)
+    output.print_facts(_facts(folder, summary), stderr=as_json)
+
+
+MOST_ROWS = 12
+
+
+def _print_epochs(epochs: list[dict[str, Any]], *, stderr: bool) -> None:
+    """At most MOST_ROWS epochs, evenly spread, the last among them."""
+    if not epochs:
+        return
+    step = -(-len(epochs) // MOST_ROWS)
+    shown = epochs[::-1][::step][::-1]
+    output.print_table(
+        ("epoch", "train loss", "train accuracy", "test loss", "test accuracy", "images/s"),
+        (
+            (
+                e["epoch"] + 1, output.number(e["train_loss"]), output.percent(e["train_accuracy"]),
+                output.number(e["test_loss"]), output.percent(e["test_accuracy"]),
+                f"{e['images_per_second']:.0f}",
+            )
+            for e in shown
+        ),
+        title=f"Epochs ({len(shown)} of {len(epochs)} shown)" if step > 1 else "Epochs",
+        stderr=stderr,
+    )  # fmt: skip
+
+
+def _facts(folder: RunFolder, summary: Summary) -> list[tuple[str, object]]:
+    facts: list[tuple[str, object]] = [
+        ("test accuracy", output.percent(summary.test_accuracy)),
+        ("test loss", output.number(summary.test_loss)),
+        ("best accuracy", output.percent(summary.best_accuracy)),
+        ("speed", f"{summary.images_per_second:.0f} images/s"),
+        ("time", output.duration(summary.seconds)),
+        ("peak memory", f"{summary.peak_memory_mb:.0f} MB"),
+        ("memory plan", summary.memory_plan),
+        ("parameters", f"{summary.parameters:,}"),
+        ("run folder", folder.path),
+    ]
+    if summary.finished:
+        facts.append(("next", f"cnnengine eval {folder.path}"))
+    return facts
+
+
