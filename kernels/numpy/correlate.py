@@ -7,7 +7,6 @@ place on the block's values while they are in cache.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -15,14 +14,12 @@ import numpy as np
 from ..spec.contract import Array
 from .conv_plan import Plan, Scratch
 from .im2col import Block, gather
+from .product import multiply
 from .threads import parallel
 from .windows import WHOLE, Phase, Window
 
 # (chunk, phase, block, its values [images, rows, columns, channels] in the accumulator's type)
 Finish = Callable[[int, Phase, Block, Array], None]
-
-SMALL_PRODUCT = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing first:
-NARROW = 32  # faster for so few columns (150 against 110 GFLOP/s on a Sapphire Rapids core)
 
 
 def forward_weights(w: Array, groups: int, memory: Array) -> list[Array]:
@@ -151,30 +148,6 @@ def _block(
         y[...] = 0
         return y
     patches = gather(source, window, block, groups, todo.edge, image, column)
-    _multiply(patches, weights[index], y.reshape(-1, groups * channels))
+    by_group = y.reshape(-1, groups, channels).transpose(1, 0, 2)
+    multiply(patches, weights[index], by_group)
     return y
-
-
-def _multiply(patches: Array, weights: Array, out: Array) -> None:
-    """out [pixels, groups * filters] = patches [groups, pixels, length] @ weights, by group."""
-    groups, pixels, length = patches.shape
-    filters = weights.shape[2]
-    if groups > 1:
-        np.matmul(patches, weights, out=out.reshape(pixels, groups, filters).transpose(1, 0, 2))
-        return
-    patches, weights = patches[0], weights[0]
-    rows = _rows(pixels, length, filters)
-    if rows < pixels and patches.flags.c_contiguous:
-        patches = patches.reshape(-1, rows, length)
-        out = out.reshape(-1, rows, filters)
-    np.matmul(patches, weights, out=out)
-
-
-@functools.cache
-def _rows(pixels: int, length: int, filters: int) -> int:
-    """How many rows to multiply at once: an even part of a block if the weights are narrow."""
-    if filters > NARROW:
-        return pixels
-    most = min(pixels, SMALL_PRODUCT // (length * filters))
-    rows = next((r for r in range(most, 0, -1) if pixels % r == 0), 1)
-    return rows if rows >= 24 else pixels
