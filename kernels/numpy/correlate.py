@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..spec.contract import Array
+from . import winograd
 from .conv_plan import Plan, Scratch
 from .im2col import Block, gather
 from .product import multiply
@@ -68,6 +69,10 @@ def correlate(
     out: Array | None,
 ) -> None:
     """For every block: the product, `finish`, and the way into out (None: finish stores it)."""
+    if todo.config.algorithm == "winograd":
+        (w,) = weights
+        memory = scratch.shared[w.size :]
+        weights = [winograd.transform_weights(w.reshape(3, 3, -1, w.shape[2]), memory)]
 
     def task(chunk: int, worker: int) -> None:
         for index, block in todo.chunks[chunk]:
@@ -138,7 +143,7 @@ def _block(
     """One block's values: in `target` itself where it takes a matrix product, else in scratch."""
     image, column, product, _ = arrays
     window = todo.phases[index].window
-    groups, length, channels = weights[index].shape
+    groups, (_, length, channels) = todo.groups, weights[index].shape
     shape = (block.n1 - block.n0, block.p1 - block.p0, window.extent[1], groups * channels)
     if target is not None and target.dtype == product.dtype and target.flags.c_contiguous:
         y = target
@@ -146,6 +151,9 @@ def _block(
         y = product[: shape[0] * shape[1] * shape[2] * shape[3]].reshape(shape)
     if length == 0:  # the stride passes over these pixels
         y[...] = 0
+        return y
+    if todo.config.algorithm == "winograd":
+        winograd.correlate(source, window, block, weights[index], y, image, column)
         return y
     patches = gather(source, window, block, groups, todo.edge, image, column)
     by_group = y.reshape(-1, groups, channels).transpose(1, 0, 2)
