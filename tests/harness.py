@@ -10,15 +10,19 @@ written, nothing else touched.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import cnnengine.kernels
 import ml_dtypes
 import numpy as np
 import oracle
+import pytest
 import tolerance
 from cnnengine.kernels import registry, spec
+from cnnengine.kernels.errors import UnsupportedError
 
 DTYPES = {
     "float64": np.dtype(np.float64),
@@ -39,6 +43,7 @@ ACCUMULATED = {  # outputs of the type that sums have
     *("db", "dgamma", "dbeta", "mean", "invstd", "loss", "running_mean", "running_var"),
 }
 ACCUMULATED_OUT = {"conv2d_wgrad", "dense_wgrad", "bias_grad"}  # whose `out` is of that type, too
+FOLDER = Path(next(iter(cnnengine.kernels.__path__)))
 GUARD = 64  # bytes behind a workspace that nobody may touch
 
 
@@ -121,9 +126,16 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class Adapter:
-    """How arrays reach a backend's memory and come back, and which types it computes."""
+    """How arrays reach a backend's memory and come back, what it computes and what it leaves out.
+
+    A backend need not run everything: `gap(call)` says what it may refuse. All else it must run,
+    and what it refuses it must refuse by an UnsupportedError that names an alternative.
+    """
 
     dtypes: tuple[str, ...] = ("float64", "float32", "float16", "bfloat16")
+    gap: Callable[[Call], bool] = lambda call: False
+    variants: Callable[[], tuple[str, ...]] = tuple  # other settings of `choose` to be tried
+    has_threads: bool = True  # those of `kernels/numpy/threads.py`
 
     def to_device(self, host: np.ndarray) -> Any:
         """A copy of a host array where the backend can use it."""
@@ -134,7 +146,40 @@ class Adapter:
         return np.array(array)
 
 
-ADAPTERS: dict[str, Adapter] = {}  # backends whose arrays are not NumPy's
+def _native_gap(call: Call) -> bool:
+    op, groups = call.inputs.get("op"), getattr(call.inputs.get("op"), "groups", 1)
+    filters = call.out_shape if call.function == "conv2d_wgrad" else np.shape(call.inputs.get("w"))
+    if groups > 1 and filters and min(filters[0] // groups, filters[3]) < 4:
+        return True  # most of a register tile would be padding
+    strided_edge = getattr(op, "padding_mode", "zeros") == "edge" and op.stride != (1, 1)
+    return call.function == "conv2d_dgrad" and strided_edge
+
+
+def _native_variants() -> tuple[str, ...]:
+    from cnnengine.kernels.native import library
+
+    return library.runnable()[:-1]  # the last one is what `choose` takes by itself
+
+
+ADAPTERS: dict[str, Adapter] = {  # of backends that are not in every way like NumPy's
+    "native": Adapter(("float32",), _native_gap, _native_variants),
+}
+
+
+def adapter(name: str) -> Adapter:
+    """The adapter of the backend `name` (a variant's name is "backend:variant")."""
+    return ADAPTERS.get(name.partition(":")[0], Adapter())
+
+
+def machine_names(family: str | None = None) -> list[str]:
+    """Backends that have a file `family`.py (None: any), each followed by its variants."""
+    names = []
+    for name in registry.BACKENDS:
+        if family is None or (FOLDER / name / f"{family}.py").exists():
+            names.append(name)
+            if registry.missing(name) is None:
+                names += [f"{name}:{variant}" for variant in adapter(name).variants()]
+    return names
 
 
 @dataclass(frozen=True)
@@ -149,10 +194,11 @@ class _Placed:
 
 @dataclass(frozen=True)
 class Machine:
-    """A backend under test together with its adapter."""
+    """A backend under test together with its adapter and the variant that `choose` shall take."""
 
     backend: registry.Backend
     adapter: Adapter
+    variant: str | None = None
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -181,7 +227,10 @@ class Machine:
     def run(
         self, call: Call, shapes: Mapping[str, tuple[int, ...]], *, as_plan: bool = False
     ) -> dict[str, np.ndarray]:
-        """The call's outputs, of these shapes; requires untouched inputs and surroundings."""
+        """The call's outputs, of these shapes; requires untouched inputs and surroundings.
+
+        Raises: UnsupportedError.
+        """
         placed: dict[str, _Placed] = {}
         arguments: dict[str, Any] = {}
         directions = spec.directions(call.function)
@@ -215,31 +264,61 @@ class Machine:
         return results
 
     def _launch(self, call: Call, arguments: dict[str, Any], as_plan: bool) -> None:
-        function = self.backend.function(call.function)
+        function, told = self.backend.function(call.function), dict(arguments)
+        has_config = "config" in spec.directions(call.function)
+        if self.backend.supports(call.function, arguments) is None and has_config:
+            variant = {} if self.variant is None else {"variant": self.variant}
+            choose = self.backend.package.choose
+            if as_plan or variant:
+                told["config"] = choose(call.function, arguments, **variant)
         if not as_plan:
-            function(**arguments)
+            function(**told)
             return
         guard = None
-        if "config" in spec.directions(call.function):
-            config = self.backend.choose(call.function, arguments)
-            scratch = np.full(config.workspace_bytes + GUARD, 0xFF, np.uint8)
-            guard = self.adapter.to_device(scratch)
-            arguments["config"] = config
-            arguments["workspace"] = guard[: config.workspace_bytes]
-        function.unchecked(**arguments)  # type: ignore[attr-defined]
+        if has_config:
+            size = told["config"].workspace_bytes
+            guard = self.adapter.to_device(np.full(size + GUARD, 0xFF, np.uint8))
+            told["workspace"] = guard[:size]
+        function.unchecked(**told)  # type: ignore[attr-defined]
         if guard is not None:
             rest = self.adapter.from_device(guard)[-GUARD:]
             assert (rest == 0xFF).all(), f"{call}: wrote behind its workspace"
 
     def outputs(self, call: Call) -> dict[str, np.ndarray]:
-        """The outputs of one call, their shapes taken from the oracle."""
-        return self.run(call, {name: value.shape for name, value in call.oracle().items()})
+        """The outputs of one call, their shapes taken from the oracle.
+
+        A call that the backend may refuse and does skips the test, by name.
+        """
+        shapes = {name: value.shape for name, value in call.oracle().items()}
+        try:
+            return self.run(call, shapes)
+        except UnsupportedError as error:
+            if not self.adapter.gap(call):
+                raise
+            pytest.skip(str(error))
+
+    def _look_at_refusal(self, call: Call, told: str) -> None:
+        assert self.adapter.gap(call), f"{call}: must run here, but {told}"
+        assert told.startswith(f"{call.function}: backend {self.backend.name} "), told
+        assert "use backend" in told, f"{told!r} names no alternative"
+
+    def helper(self, call: Call) -> dict[str, np.ndarray]:
+        """The outputs of a call that only serves the test, on NumPy where this backend lacks it."""
+        here = (FOLDER / self.backend.name / f"{spec.CONTRACTS[call.function].module}.py").exists()  # type: ignore[attr-defined]
+        return (self if here else machine("numpy")).outputs(call)
 
     def verify(self, call: Call) -> dict[str, np.ndarray]:
-        """Run the call both ways, require the oracle's answer and return it as host arrays."""
+        """Run the call both ways, require the oracle's answer and return it as host arrays.
+
+        A call that the backend may refuse and does gives no arrays; the refusal is looked at.
+        """
         expected = call.oracle()
         shapes = {name: value.shape for name, value in expected.items()}
-        actual = self.run(call, shapes, as_plan=False)
+        try:
+            actual = self.run(call, shapes)
+        except UnsupportedError as error:
+            self._look_at_refusal(call, str(error))
+            return {}
         for name in call.want:
             call.compare(name, actual[name], expected[name])
         again = self.run(call, shapes, as_plan=True)
@@ -249,8 +328,9 @@ class Machine:
 
 
 def machine(name: str) -> Machine:
-    """The backend `name` under test. Raises: BackendError when it cannot run here."""
-    return Machine(registry.load(name), ADAPTERS.get(name, Adapter()))
+    """The backend under test called "backend" or "backend:variant". Raises: BackendError."""
+    backend, _, variant = name.partition(":")
+    return Machine(registry.load(backend), adapter(name), variant or None)
 
 
 def with_inputs(call: Call, **inputs: Any) -> Call:
@@ -281,3 +361,12 @@ def compare_oracles(other: Any, calls: Iterable[Call]) -> None:
             tolerance.assert_close(
                 told, second[name], first[name], "float64", call.reduction, floor
             )
+
+
+def machines(family: str) -> Iterator[Machine]:
+    """Each backend that has the file `family`.py and can run here, inside its session."""
+    for name in machine_names(family):
+        if registry.missing(name.partition(":")[0]) is None:
+            tested = machine(name)
+            with tested.backend.session():
+                yield tested
