@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-import harness
+import machine
 import pytest
 from cnnengine.kernels import registry, spec
 
@@ -30,9 +30,9 @@ def pytest_addoption(parser):
 def pytest_report_header():
     """Say what is tested on what, and what cannot run here."""
     lines = []
-    for name in harness.machine_names():
+    for name in machine.machine_names():
         backend = name.partition(":")[0]
-        state = registry.missing(backend) or ", ".join(harness.adapter(name).dtypes)
+        state = registry.missing(backend) or ", ".join(machine.adapter(name).dtypes)
         lines.append(f"backend {name}: {state}")
     return lines
 
@@ -47,12 +47,12 @@ def pytest_generate_tests(metafunc):
         return
     family = metafunc.module.__name__.rpartition(".")[2].removeprefix("test_")
     families = {function.module for function in spec.CONTRACTS.values()}
-    names = harness.machine_names(family if family in families else None)
+    names = machine.machine_names(family if family in families else None)
     if "dtype" not in metafunc.fixturenames:
         metafunc.parametrize("backend", names, indirect=True, scope="session")
         return
     mark = metafunc.definition.get_closest_marker("dtypes")
-    pairs = [(n, d) for n in names for d in harness.adapter(n).dtypes if not mark or d in mark.args]
+    pairs = [(n, d) for n in names for d in machine.adapter(n).dtypes if not mark or d in mark.args]
     metafunc.parametrize(("backend", "dtype"), pairs, indirect=["backend"])
 
 
@@ -65,9 +65,9 @@ def backend(request):
         if name in request.config.getoption("--require-backend"):
             pytest.fail(told)
         pytest.skip(told)
-    machine = harness.machine(request.param)
-    with machine.backend.session():
-        yield machine
+    tested = machine.machine(request.param)
+    with tested.backend.session():
+        yield tested
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,13 @@ from itertools import chain
 
 import numpy as np
 import pytest
+from calls import blank
 from cases import conv, dense, elementwise, loss, norm, pool, update
 from cases.draw import Draw
 from cnnengine.kernels import spec
 from cnnengine.kernels.errors import KernelError
 from cnnengine.kernels.spec import LRN, SGD, AdamW, AvgPool2d, BatchNorm, Conv2d, MaxPool2d
-from harness import blank, machines
+from machine import machines
 
 
 def _samples():

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from calls import DTYPES, call_of, compare_oracles, with_inputs, without
 from cases import conv as cases
 from cases.draw import ALL, CHUNKS, Draw
 from cnnengine.kernels.spec import DEAD, Conv2d, accumulator
 from gradcheck import adjoint
-from harness import DTYPES, call_of, compare_oracles, with_inputs, without
 from tolerance import assert_close, assert_same
 
 

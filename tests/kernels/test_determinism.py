@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from calls import same_bits
 from cases import conv, dense, elementwise, loss, norm, pool, update
 from cases.draw import Draw
 from cnnengine.kernels.errors import UnsupportedError
 from cnnengine.kernels.numpy import get_threads, set_threads
 from cnnengine.kernels.spec import LRN, SGD, AdamW, AvgPool2d, BatchNorm, Conv2d, MaxPool2d
-from harness import machines, same_bits
+from machine import machines
 
 IMAGES = (9, 33, 31, 8)
 

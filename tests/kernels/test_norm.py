@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from calls import call_of, compare_oracles, with_inputs
 from cases import norm as cases
 from cases.draw import CHUNKS, Draw
 from cnnengine.kernels.spec import LRN, BatchNorm
 from gradcheck import directional, inner
-from harness import call_of, compare_oracles, with_inputs
 from tolerance import assert_close
 
 

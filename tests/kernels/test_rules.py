@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from calls import blank
 from cnnengine.kernels.errors import DTypeError, ShapeError
 from cnnengine.kernels.spec import (
     LRN,
@@ -16,7 +17,6 @@ from cnnengine.kernels.spec import (
     MaxPool2d,
     SoftmaxCrossEntropy,
 )
-from harness import blank
 from samples import arguments, refused
 
 WIDE = (2, 6, 5, 8)  # the sound calls' x

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from calls import DTYPES, call_of, compare_oracles
 from cases import update as cases
 from cases.draw import ALL, CHUNKS, Draw
 from cnnengine.kernels.spec import SGD, AdamW
-from harness import DTYPES, call_of, compare_oracles
 from oracle.elementwise import round_to
 from tolerance import assert_close, assert_same
 
