@@ -7,8 +7,9 @@ equal bits from both runs, every element of the outputs written, nothing else to
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cnnengine.kernels import registry, spec
 from cnnengine.kernels.errors import UnsupportedError
 
 FOLDER = Path(next(iter(cnnengine.kernels.__path__)))
+Choose = Callable[[str, Mapping[str, Any]], spec.Config]
 GUARD = 64  # bytes behind a workspace that nobody may touch
 
 
@@ -33,7 +35,7 @@ class Adapter:
 
     dtypes: tuple[str, ...] = ("float64", "float32", "float16", "bfloat16")
     gap: Callable[[Call], bool] = lambda call: False
-    variants: Callable[[], tuple[str, ...]] = tuple  # other settings of `choose` to be tried
+    variants: Callable[[str | None], Mapping[str, Choose]] = lambda family: {}  # of a family
     has_threads: bool = True  # those of `kernels/numpy/threads.py`
 
     def to_device(self, host: np.ndarray) -> Any:
@@ -54,13 +56,32 @@ def _native_gap(call: Call) -> bool:
     return call.function == "conv2d_dgrad" and strided_edge
 
 
-def _native_variants() -> tuple[str, ...]:
+def _native_variants(family: str | None) -> Mapping[str, Choose]:
+    """The instruction sets below the one that `choose` takes by itself."""
+    from cnnengine.kernels import native
     from cnnengine.kernels.native import library
 
-    return library.runnable()[:-1]  # the last one is what `choose` takes by itself
+    return {v: functools.partial(native.choose, variant=v) for v in library.runnable()[:-1]}
 
 
-ADAPTERS: dict[str, Adapter] = {  # of backends that are not in every way like NumPy's
+def _numpy_variants(family: str | None) -> Mapping[str, Choose]:
+    """Blocks of one or two rows of one image: the seams that small shapes do not have."""
+    return {"rows": _choose_rows} if family in (None, "conv") else {}
+
+
+def _choose_rows(function: str, arguments: Mapping[str, Any]) -> spec.Config:
+    from cnnengine.kernels.numpy import choose, conv_plan
+
+    config = choose(function, arguments)
+    if config.algorithm != "im2col":
+        return config
+    tile = {**dict(config.tile), "images": 1, "rows": 2 if "pool" in function else 1}
+    config = replace(config, tile=tuple(tile.items()))
+    return conv_plan.plan(function, {**arguments, "config": config}).config
+
+
+ADAPTERS: dict[str, Adapter] = {  # how each backend differs from one that does everything
+    "numpy": Adapter(variants=_numpy_variants),
     "native": Adapter(("float32",), _native_gap, _native_variants),
 }
 
@@ -77,7 +98,7 @@ def machine_names(family: str | None = None) -> list[str]:
         if family is None or (FOLDER / name / f"{family}.py").exists():
             names.append(name)
             if registry.missing(name) is None:
-                names += [f"{name}:{variant}" for variant in adapter(name).variants()]
+                names += [f"{name}:{variant}" for variant in adapter(name).variants(family)]
     return names
 
 
@@ -93,11 +114,11 @@ class _Placed:
 
 @dataclass(frozen=True)
 class Machine:
-    """A backend under test together with its adapter and the variant that `choose` shall take."""
+    """A backend under test, its adapter and, for a variant, what chooses in place of `choose`."""
 
     backend: registry.Backend
     adapter: Adapter
-    variant: str | None = None
+    variant: Choose | None = None
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -165,11 +186,9 @@ class Machine:
     def _launch(self, call: Call, arguments: dict[str, Any], as_plan: bool) -> None:
         function, told = self.backend.function(call.function), dict(arguments)
         has_config = "config" in spec.directions(call.function)
-        if self.backend.supports(call.function, arguments) is None and has_config:
-            variant = {} if self.variant is None else {"variant": self.variant}
-            choose = self.backend.package.choose
-            if as_plan or variant:
-                told["config"] = choose(call.function, arguments, **variant)
+        can_run = self.backend.supports(call.function, arguments) is None
+        if has_config and can_run and (as_plan or self.variant):
+            told["config"] = (self.variant or self.backend.choose)(call.function, arguments)
         if not as_plan:
             function(**told)
             return
@@ -229,7 +248,8 @@ class Machine:
 def machine(name: str) -> Machine:
     """The backend under test called "backend" or "backend:variant". Raises: BackendError."""
     backend, _, variant = name.partition(":")
-    return Machine(registry.load(backend), adapter(name), variant or None)
+    choose = adapter(name).variants(None)[variant] if variant else None
+    return Machine(registry.load(backend), adapter(name), choose)
 
 
 def machines(family: str) -> Iterator[Machine]:
