@@ -6,24 +6,23 @@ from itertools import chain
 
 import numpy as np
 import pytest
+from calls import blank
 from cases import conv, dense, elementwise, loss, norm, pool, update
 from cases.draw import Draw
 from cnnengine.kernels import spec
 from cnnengine.kernels.errors import KernelError
 from cnnengine.kernels.spec import LRN, SGD, AdamW, AvgPool2d, BatchNorm, Conv2d, MaxPool2d
-from harness import blank
+from machine import machines
 
 
 def _samples():
     """One sound call of every function, in float32, with all optional arrays."""
     seen = {}
-    shape = (2, 6, 5, 4)
+    shape, grouped = (2, 6, 5, 8), Conv2d(padding=(1, 1, 1, 1), groups=2)
     for attempt in range(40):
         draw = Draw(f"contract:{attempt}")
         for call in chain(
-            conv.calls(
-                draw, shape, (6, 3, 3, 2), Conv2d(padding=(1, 1, 1, 1), groups=2), "float32"
-            ),
+            conv.calls(draw, shape, (8, 3, 3, 4), grouped, "float32"),
             pool.calls(draw, shape, MaxPool2d((2, 2), (2, 2)), "float32"),
             pool.calls(draw, shape, AvgPool2d((2, 2), (2, 2)), "float32"),
             pool.global_calls(draw, shape, "float32"),
@@ -78,20 +77,28 @@ def extents(function, name):
 EVERY_ARRAY = list(chain.from_iterable(arrays(function) for function in FUNCTIONS))
 
 
-def refused(backend, function, given, error, *told):
-    """Require that the call raises `error`, says `told` in one line and writes nothing.
+def backends(function):
+    """Each backend that has the function's file and can run here, inside its session."""
+    return machines(spec.CONTRACTS[function].module)
+
+
+def refused(function, given, error, *told):
+    """Require that the contract and every backend raise `error`, saying `told`, writing nothing.
 
     The arrays stay on the host for every backend: a refusal comes before any launch.
     """
+    tested = (machine.backend.function(function) for machine in backends(function))
+    implementations = [spec.CONTRACTS[function], *tested]
     outputs = [n for n, kind in spec.directions(function).items() if kind in ("out", "inout")]
     written = [given[n] for n in outputs if isinstance(given.get(n), np.ndarray)]
     before = [array.tobytes() for array in written]
-    with pytest.raises(error) as caught:
-        backend.backend.function(function)(**given)
-    message = str(caught.value)
-    assert message.startswith(f"{function}: "), message
-    assert "\n" not in message
-    for part in told:
-        assert str(part) in message, f"{part!r} is not in {message!r}"
-    assert before == [array.tobytes() for array in written]
-    assert isinstance(caught.value, KernelError)
+    for implementation in implementations:
+        with pytest.raises(error) as caught:
+            implementation(**given)
+        message = str(caught.value)
+        assert message.startswith(f"{function}: "), message
+        assert "\n" not in message
+        for part in told:
+            assert str(part) in message, f"{part!r} is not in {message!r}"
+        assert before == [array.tobytes() for array in written]
+        assert isinstance(caught.value, KernelError)
