@@ -98,9 +98,7 @@ def _known(what: str) -> Iterable[str]:
     return known.get(what, ())
 
 
-def complete_arch(
-    ctx: click.Context, option: click.Parameter, typed: str
-) -> list[CompletionItem]:
+def complete_arch(ctx: click.Context, option: click.Parameter, typed: str) -> list[CompletionItem]:
     """The names of networks, for the shell."""
     return _among("arch", ctx, option, typed)
 
