@@ -25,7 +25,7 @@ KERNELS = click.option("--kernels", default=TrainConfig.kernels, show_default=Tr
                        shell_complete=lambda *a: _among("kernels", *a),
                        help="auto: the best that can run; or one backend.")  # fmt: skip
 OPTION = click.option("--option", "options", multiple=True, metavar="NAME=VALUE",
-                      help="An option of the network, like width=0.5; may be repeated.")  # fmt: skip
+                      help="A network's own option, like width=0.5; may be repeated.")  # fmt: skip
 
 SETTINGS = {
     "arch": "The network; `cnnengine show` lists them.",
