@@ -1,0 +1,211 @@
+"""Whole networks: a training step and inference, ours beside torch's, checked, then timed.
+
+A training step is forward, backward and an SGD update (momentum, Nesterov, weight decay on
+weights only) in float32, and ends with the loss on the host. Both sides start from the same
+weights and see the same batch, which is in memory before the clock starts; ours still copies it
+in, as training does. The check comes first: logits, every parameter's gradient and every
+parameter after one update, with one set of dropout masks on both sides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..engine.device import Device, open_device
+from ..engine.models import get_model
+from ..engine.network import Description, Network
+from ..engine.optim import Optimizer
+from .kernels import timed
+from .timing import Candidate
+
+MODES = ("train", "infer")
+LR, MOMENTUM, DECAY = 1e-4, 0.9, 5e-4  # small steps: the numbers stay as they are for long runs
+
+# Relative RMS of float32 against the other side. Logits are continuous in rounding errors; the
+# gradients are not: a pre-activation or a maximum within rounding of its threshold may fall either
+# way, and one such pixel among the 10^5 of a filter's sum shows as some 1e-3 of it.
+LOGITS_RMS, GRADIENT_RMS = 2e-5, 5e-3
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network for one batch size, its weights (all of them random), a batch and its labels."""
+
+    arch: str
+    description: Description
+    batch: int
+    x: np.ndarray
+    labels: np.ndarray
+    weights: dict[str, np.ndarray]
+
+
+def make_setting(arch: str, batch: int) -> Setting:
+    """Random images and labels, and weights in which biases and norms are random too.
+
+    Raises: InputError for an unknown architecture.
+    """
+    model = get_model(arch)
+    channels = model.input_shape[2]
+    description = Description(
+        arch, model.input_shape, tuple(map(str, range(model.classes))), (0.0,) * channels,
+        (1.0,) * channels,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    network = Network(description, open_device("cpu", "numpy"), infer_batch=1)
+    network.initialise(0)
+    weights = network.state_dict()
+    for array in weights.values():
+        if array.ndim == 1:
+            array += rng.uniform(-0.1, 0.1, array.shape).astype(array.dtype)
+    x = rng.standard_normal((batch, *model.input_shape), np.float32)
+    labels = rng.integers(0, model.classes, batch).astype(np.int32)
+    return Setting(arch, description, batch, x, labels, weights)
+
+
+class OurSide:
+    """The engine's network with its optimizer, on one batch."""
+
+    name = "cnnengine"
+
+    def __init__(self, setting: Setting, device: Device, modes: tuple[str, ...]) -> None:
+        """Compile for the modes and load the weights."""
+        self.setting = setting
+        self.device = device
+        self.network = Network(
+            setting.description, device,
+            infer_batch=setting.batch if "infer" in modes else 0,
+            train_batches=(setting.batch,) if "train" in modes else (),
+        )  # fmt: skip
+        self.network.load(setting.weights)
+        self.optimizer = Optimizer(
+            "sgd", self.network.parameters, weight_decay=DECAY, momentum=MOMENTUM
+        )
+        self.steps = 0
+
+    def train(self) -> float:
+        """One training step; the mean loss."""
+        plan = self.network.training[self.setting.batch]
+        inputs = {"x": self.setting.x, "labels": self.setting.labels}
+        plan.feed(inputs, seed=0, step=self.steps)
+        plan.run()
+        loss = float(self.device.to_host(plan.output("loss")).mean())
+        self.optimizer.update(LR, self.steps)
+        self.steps += 1
+        return loss
+
+    def infer(self) -> np.ndarray:
+        """The logits of the batch."""
+        return self.network.logits(self.setting.x)
+
+    def backends(self) -> dict[str, int]:
+        """Backend → how many calls of the plans it makes."""
+        plans = [*self.network.training.values(), *filter(None, [self.network.inference])]
+        names = [node.choice.backend for plan in plans for node, _ in plan.steps if node.choice]
+        return {name: names.count(name) for name in dict.fromkeys(names)}
+
+
+Answers = dict[str, np.ndarray]
+INFERENCE = "inference logits"
+
+
+def our_answers(side: OurSide, modes: tuple[str, ...]) -> Answers:
+    """What is compared: logits, losses, gradients, and the parameters' change in one update."""
+    answers: Answers = {}
+    with side.device.session():
+        if "infer" in modes:
+            answers[INFERENCE] = np.array(side.infer())
+        if "train" in modes:
+            side.train()
+            plan = side.network.training[side.setting.batch]
+            answers["logits"] = np.array(plan.output("logits"))
+            answers["loss"] = np.array(plan.output("loss"))
+            trained = [p.value.name for p in plan.graph.params if p.trainable]
+            for name in trained:
+                answers[f"gradient of {name}"] = np.array(side.network.parameters.gradient(name))
+            after = side.network.parameters.state_dict()
+            for name in trained:
+                answers[f"update of {name}"] = after[name] - side.setting.weights[name]
+    return answers
+
+
+def compare(found: Answers, expected: Answers) -> tuple[dict[str, float], list[str]]:
+    """Name → relative RMS difference, and a line for each that is not within tolerance."""
+    differences, failed = {}, []
+    for name, right in expected.items():
+        wide = right.astype(np.float64)
+        scale = math.sqrt(float(np.square(wide).mean()))
+        off = math.sqrt(float(np.square(found[name].astype(np.float64) - wide).mean()))
+        differences[name] = off / scale if scale else off
+        allowed = GRADIENT_RMS if " of " in name else LOGITS_RMS
+        if not differences[name] <= allowed:
+            failed.append(f"{name}: {differences[name]:.3g} (allowed {allowed:.3g})")
+    return differences, failed
+
+
+def check(side: OurSide, modes: tuple[str, ...], against: bool) -> dict[str, Any]:
+    """The check before timing: against torch's float32, or without torch our own float64."""
+    found = our_answers(side, modes)
+    if against:
+        from .torch_side import torch_answers
+
+        reference, expected = "torch float32", torch_answers(side.setting, modes)
+    else:
+        reference, expected = "our float64 (numpy)", _float64_answers(side.setting, modes)
+    differences, failed = compare(found, expected)
+    return {"reference": reference, "differences": differences, "failed": failed}
+
+
+def _float64_answers(setting: Setting, modes: tuple[str, ...]) -> Answers:
+    told = setting.description.to_json() | {"precision": "fp64"}
+    wide = Setting(
+        setting.arch, Description.from_json(told), setting.batch, setting.x, setting.labels,
+        {name: array.astype(np.float64) for name, array in setting.weights.items()},
+    )  # fmt: skip
+    return our_answers(OurSide(wide, open_device("cpu", "numpy"), modes), modes)
+
+
+def run(
+    setting: Setting, device: Device, modes: tuple[str, ...], *, against: bool, compiled: bool,
+    seconds: float, rounds: int | None, note: Callable[[str], None],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """A row for each mode. Where the check fails, rows have `failed` and no times."""
+    side = OurSide(setting, device, modes)
+    checked = check(side, modes, against)
+    rows: list[dict[str, Any]] = []
+    for mode in modes:
+        row: dict[str, Any] = {
+            "key": f"{setting.arch}/{mode}/batch {setting.batch}",
+            "arch": setting.arch,
+            "mode": mode,
+            "batch": setting.batch,
+            "backends": side.backends(),
+            "reference": checked["reference"],
+            "differences": {
+                name: value
+                for name, value in checked["differences"].items()
+                if (name == INFERENCE) == (mode == "infer")
+            },
+            "failed": list(checked["failed"]),
+        }
+        rows.append(row)
+        if checked["failed"]:
+            continue
+        candidates = [Candidate(side.name, getattr(side, mode), device.session)]
+        if against:
+            from .torch_side import torch_candidates
+
+            more, excuses = torch_candidates(setting, mode, compiled=compiled, note=note)
+            candidates += more
+            row["failed"] += excuses
+            if excuses:
+                continue
+        row |= timed(candidates, [side.name], seconds, rounds)
+        row["images_per_second"] = setting.batch / row["ours"]
+        if row["baseline"]:
+            row["baseline_images_per_second"] = setting.batch / row["baseline"]
+    return rows

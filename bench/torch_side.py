@@ -1,0 +1,120 @@
+"""The other side of a network's row: its torch twin, in each of the ways in which people run it.
+
+contiguous, channels_last, and torch.compile (default mode, channels_last; for inference with
+freezing, so that filters are packed once). The update is torch's fused SGD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .timing import Candidate
+from .torch_twin import TorchTwin
+
+if TYPE_CHECKING:
+    from .network import Answers, Setting
+
+WAYS = ("contiguous", "channels_last", "compile")
+
+
+class TorchSide:
+    """The twin of a setting's network with its optimizer, on the setting's batch."""
+
+    def __init__(self, setting: Setting, mode: str, way: str, *, given_masks: bool = False) -> None:
+        """Build the twin, load the weights; `way` is one of `WAYS`."""
+        from .network import DECAY, LR, MOMENTUM
+
+        training = mode == "train"
+        graph = setting.description.graph(setting.batch, training=training)
+        self.twin = TorchTwin(graph, channels_last=way != "contiguous", given_masks=given_masks)
+        self.twin.load(setting.weights)
+        self.twin.draw_masks(0, 0)
+        self.x = self.twin.images(setting.x)
+        self.labels = torch.from_numpy(setting.labels.astype(np.int64))
+        decays = {p.value.name: p.decay for p in graph.params}
+        groups: dict[bool, list[Any]] = {True: [], False: []}
+        for name, parameter in self.twin.parameters().items():
+            groups[decays[name]].append(parameter)
+        self.optimizer = torch.optim.SGD(
+            [
+                {"params": groups[True], "weight_decay": DECAY},
+                {"params": groups[False], "weight_decay": 0.0},
+            ],
+            lr=LR, momentum=MOMENTUM, nesterov=True, fused=True,
+        )  # fmt: skip
+        self._losses: Callable[..., Any] = self.twin.losses
+        self._logits: Callable[..., Any] = self.twin.module
+        if way == "compile" and training:
+            self._losses = torch.compile(self.twin.losses, dynamic=False)
+        elif way == "compile":
+            self.twin.module.eval()
+            options: dict[str, Any] = {"freezing": True}
+            self._logits = torch.compile(self.twin.module, dynamic=False, options=options)
+
+    def train(self) -> float:
+        """One training step; the mean loss."""
+        self.optimizer.zero_grad()
+        loss = self._losses(self.x, self.labels).mean()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def infer(self) -> torch.Tensor:
+        """The logits of the batch."""
+        with torch.no_grad():
+            return self._logits(self.x)
+
+
+def torch_answers(setting: Setting, modes: tuple[str, ...]) -> Answers:
+    """What `network.our_answers` gives, from the channels_last twin with our dropout masks."""
+    from .network import INFERENCE
+
+    answers: Answers = {}
+    if "infer" in modes:
+        answers[INFERENCE] = TorchSide(setting, "infer", "channels_last").infer().numpy()
+    if "train" in modes:
+        side = TorchSide(setting, "train", "channels_last", given_masks=True)
+        before = side.twin.state_dict()
+        with torch.no_grad():
+            answers["logits"] = side.twin.module(side.x).numpy()
+        side.twin.load(setting.weights)  # the pass above moved running statistics
+        answers["loss"], gradients = side.twin.loss_and_gradients(setting.x, setting.labels)
+        side.train()
+        after = side.twin.state_dict()
+        answers |= {f"gradient of {name}": g for name, g in gradients.items()}
+        answers |= {f"update of {name}": after[name] - before[name] for name in gradients}
+    return answers
+
+
+def torch_candidates(
+    setting: Setting, mode: str, *, compiled: bool, note: Callable[[str], None]
+) -> tuple[list[Candidate], list[str]]:
+    """The ways to time, and a line for each whose answer is wrong (then nothing is timed)."""
+    from .network import LOGITS_RMS
+
+    candidates, wrong = [], []
+    expected: np.ndarray | None = None
+    for way in WAYS:
+        if way == "compile" and not compiled:
+            continue
+        side = TorchSide(setting, mode, way)
+        if way == "compile":
+            note("torch.compile: compiling (--no-compile leaves it out)")
+            try:
+                getattr(side, mode)()
+            except Exception as error:
+                first = str(error).strip().partition("\n")[0]
+                note(f"torch.compile failed, no figure of it: {type(error).__name__}: {first}")
+                continue
+        if mode == "infer":
+            logits = side.infer().numpy().astype(np.float64)
+            expected = logits if expected is None else expected
+            off = np.sqrt(np.square(logits - expected).mean() / np.square(expected).mean())
+            if not off <= LOGITS_RMS:
+                wrong.append(f"torch {way}: logits are {off:.3g} from torch contiguous")
+        candidates.append(Candidate(f"torch {way}", getattr(side, mode)))
+    return candidates, wrong
