@@ -63,7 +63,9 @@ def info_command(name: str, image_size: str, skip_bad: bool, as_json: bool) -> N
     if as_json:
         output.print_json({"name": name, **facts})
         return
-    output.print_facts([(key.replace("_", " "), _words(value)) for key, value in facts.items() if value])
+    output.print_facts(
+        [(key.replace("_", " "), _words(value)) for key, value in facts.items() if value]
+    )
     if splits:
         counts = zip(splits.train.class_counts(), splits.test.class_counts(), strict=True)
         rows = [(c, *n) for c, n in zip(splits.train.classes, counts, strict=True)]

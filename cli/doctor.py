@@ -70,11 +70,9 @@ def _blas(cpu: Any) -> Iterator[Finding]:
 
 
 def _backends() -> Iterator[Finding]:
-    from ..engine.device import CPU_BACKENDS
-    from ..kernels import registry
+    from ..engine import hardware
 
-    for name in dict.fromkeys((*CPU_BACKENDS, *registry.BACKENDS)):
-        reason = registry.missing(name)
+    for name, reason in hardware.backends():
         what = f"kernels: {name}"
         if reason is None:
             yield Finding(what, "ok", "can run")

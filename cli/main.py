@@ -116,8 +116,7 @@ def _version(ctx: click.Context, option: click.Parameter, asked: bool) -> None:
 
 def _fail_known(error: Exception) -> NoReturn:
     """End with one line for an error that is told to people; raise any other: it is our bug."""
-    from ..engine.errors import InputError, TrainingError
-    from ..kernels.errors import KernelError
+    from ..engine.errors import InputError, KernelError, TrainingError
 
     if isinstance(error, (InputError, KernelError)):
         _fail(str(error), 2)

@@ -25,7 +25,7 @@ KERNELS = click.option("--kernels", default=TrainConfig.kernels, show_default=Tr
                        shell_complete=lambda *a: _among("kernels", *a),
                        help="auto: the best that can run; or one backend.")  # fmt: skip
 OPTION = click.option("--option", "options", multiple=True, metavar="NAME=VALUE",
-                      help="An option of the network, like width=0.5; may be repeated.")  # fmt: skip
+                      help="A network's own option, like width=0.5; may be repeated.")  # fmt: skip
 
 SETTINGS = {
     "arch": "The network; `cnnengine show` lists them.",
@@ -98,9 +98,7 @@ def _known(what: str) -> Iterable[str]:
     return known.get(what, ())
 
 
-def complete_arch(
-    ctx: click.Context, option: click.Parameter, typed: str
-) -> list[CompletionItem]:
+def complete_arch(ctx: click.Context, option: click.Parameter, typed: str) -> list[CompletionItem]:
     """The names of networks, for the shell."""
     return _among("arch", ctx, option, typed)
 

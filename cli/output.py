@@ -1,4 +1,4 @@
-"""What commands print: tables for people on stdout, or one JSON object there and the rest on stderr.
+"""What commands print: tables on stdout, or one JSON object there and all else on stderr.
 
 rich is loaded on first use.
 """

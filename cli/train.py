@@ -90,7 +90,9 @@ def _resumed(path: Path, flags: Mapping[str, Any]) -> TrainConfig:
 
     folder = RunFolder(path)
     saved = resolve_config(check_settings(folder.load_config(), str(folder.config)))
-    told = resolve_config(asdict(saved), {**flags, "data": _absolute(flags.get("data", saved.data))})
+    told = resolve_config(
+        asdict(saved), {**flags, "data": _absolute(flags.get("data", saved.data))}
+    )
     for name, before in asdict(saved).items():
         value = getattr(told, name)
         if value != before and name not in RESUME_MAY_CHANGE:
@@ -217,5 +219,3 @@ def _facts(folder: RunFolder, summary: Summary) -> list[tuple[str, object]]:
     if summary.finished:
         facts.append(("next", f"cnnengine eval {folder.path}"))
     return facts
-
-

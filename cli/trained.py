@@ -42,14 +42,13 @@ def open_data(
     config = _config_of(path)
     name = data or (config.data if config else own)
     size = image_size if image_size is not None else config.image_size if config else ""
-    try:
-        splits = sets.load(
-            name, image_size=parse_image_size(size), skip_bad=skip_bad or bool(config and config.skip_bad),
-            seed=config.seed if config else TrainConfig.seed,
-        )  # fmt: skip
-    except InputError as error:
-        hint = "" if data else "; name the data set with --data"
-        raise InputError(f"{error}{hint}") from None
+    if not (data or name in sets.REGISTRY or Path(name).is_dir()):
+        raise InputError(f"{path} was trained on {name!r}, which is not here; give --data")
+    splits = sets.load(
+        name, image_size=parse_image_size(size),
+        skip_bad=skip_bad or bool(config and config.skip_bad),
+        seed=config.seed if config else TrainConfig.seed,
+    )  # fmt: skip
     _check_fit(splits, network, is_folder=name not in sets.REGISTRY)
     return splits
 

@@ -17,7 +17,7 @@ class TrainConfig:
 
     arch: str = "vgg-small"
     data: str = "fashion-mnist-mini"
-    epochs: int = 15
+    epochs: int = 12
     batch_size: int = 64
     optimizer: str = "sgd"
     lr: float = 0.03

@@ -9,6 +9,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from ..kernels.errors import KernelError
+
+__all__ = ["InputError", "KernelError", "TrainingError", "unknown_name"]
+
 
 class InputError(Exception):
     """A wrong option, name, file or folder, told in one line."""

@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from ..kernels import registry
+from ..kernels.numpy.threads import cores
+from .device import CPU_BACKENDS
+
 CPUINFO = Path("/proc/cpuinfo")
 
 # Vector instruction sets, widest first, and the flags of /proc/cpuinfo that make one.
@@ -95,7 +99,7 @@ def processor(cpuinfo: Path = CPUINFO) -> Processor:
     model = told.get("model name") or platform.processor() or platform.machine()
     return Processor(
         model, vector_level(flags), tuple(f for f in TOLD_FLAGS if f in flags), os.cpu_count() or 1,
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores(),
     )  # fmt: skip
 
 
@@ -133,6 +137,12 @@ def core_warning(core_type: str, level: str, forced: str | None) -> str:
     if forced:
         return f"{told}; {CORE_TYPE}={forced} is set: unset it"
     return f"{told}; set {CORE_TYPE} in the environment to a core type that has {level}"
+
+
+def backends() -> list[tuple[str, str | None]]:
+    """Every backend's name, and why it cannot run here with what mends it (None: it can)."""
+    names = dict.fromkeys((*CPU_BACKENDS, *registry.BACKENDS))
+    return [(name, registry.missing(name)) for name in names]
 
 
 def installed_like(pattern: str) -> str | None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib
 
-import harness
+import machine
 import pytest
 from cnnengine.kernels import registry, spec
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "dtypes(*names): the float types that a test is for")
 
 
 def pytest_addoption(parser):
@@ -23,25 +27,47 @@ def pytest_addoption(parser):
     )
 
 
-@pytest.fixture(scope="session", params=registry.BACKENDS)
+def pytest_report_header():
+    """Say what is tested on what, and what cannot run here."""
+    lines = []
+    for name in machine.machine_names():
+        backend = name.partition(":")[0]
+        state = registry.missing(backend) or ", ".join(machine.adapter(name).dtypes)
+        lines.append(f"backend {name}: {state}")
+    return lines
+
+
+def pytest_generate_tests(metafunc):
+    """Give `backend` every backend that has the family of the test's file, `dtype` its types.
+
+    The family of `test_conv.py` is conv; files of no family take all backends. The mark
+    `dtypes(...)` names the types of a test that are not all.
+    """
+    if "backend" not in metafunc.fixturenames:
+        return
+    family = metafunc.module.__name__.rpartition(".")[2].removeprefix("test_")
+    families = {function.module for function in spec.CONTRACTS.values()}
+    names = machine.machine_names(family if family in families else None)
+    if "dtype" not in metafunc.fixturenames:
+        metafunc.parametrize("backend", names, indirect=True, scope="session")
+        return
+    mark = metafunc.definition.get_closest_marker("dtypes")
+    pairs = [(n, d) for n in names for d in machine.adapter(n).dtypes if not mark or d in mark.args]
+    metafunc.parametrize(("backend", "dtype"), pairs, indirect=["backend"])
+
+
+@pytest.fixture(scope="session")
 def backend(request):
-    """Each backend in turn, inside its session; one that cannot run here is skipped by name."""
-    if (reason := registry.missing(request.param)) is not None:
-        told = f"backend {request.param}: {reason}"
-        if request.param in request.config.getoption("--require-backend"):
+    """One backend, inside its session; one that cannot run here is skipped by name."""
+    name = request.param.partition(":")[0]
+    if (reason := registry.missing(name)) is not None:
+        told = f"backend {name}: {reason}"
+        if name in request.config.getoption("--require-backend"):
             pytest.fail(told)
         pytest.skip(told)
-    machine = harness.machine(request.param)
-    with machine.backend.session():
-        yield machine
-
-
-@pytest.fixture(params=spec.contract.FLOATS)
-def dtype(request, backend):
-    """Each float type in turn; one that the backend does not compute is skipped by name."""
-    if request.param not in backend.dtypes:
-        pytest.skip(f"{backend.backend.name} does not compute {request.param}")
-    return request.param
+    tested = machine.machine(request.param)
+    with tested.backend.session():
+        yield tested
 
 
 @pytest.fixture(scope="session")

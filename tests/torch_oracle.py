@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812  (its name everywhere)
 
+torch.set_num_threads(1)  # the cases are small; threads would wait for each other
+
 
 def _nchw(array):
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(array, -1, 1)))

@@ -113,6 +113,8 @@ static void run_rows(const struct work *k, struct tile *t, int64_t lanes, int64_
                           j * k->p->step_h * k->d.row_pitch;
                 t->y[a] = e ? k->sums + a * width * lanes : y + a * y_row + col * y_pitch;
             }
+            for (int64_t a = 0; e && a < at_once; a++)
+                prefetch_row(e, out_pixel(k, row + a) + col * e->every, width);
             t->y_pitch = e ? lanes : y_pitch;
             find_tile(k->d.block, at_once, width, lanes / LANES)(t);
             for (int64_t a = 0; e && a < at_once; a++)
@@ -159,7 +161,7 @@ static void run_panel(const struct work *k, int64_t panel) {
         .taps = p->taps,
         .channels = p->channels,
         .block_pitch = k->d.block_pitch,
-        .relu = p->relu && !p->residual,
+        .relu = p->relu && !p->residual, /* after the residual, if there is one */
     };
     const struct epilogue e = {
         .count = count,

@@ -15,29 +15,63 @@ struct epilogue {
     int64_t relu;
 };
 
+/* Ask for what finish_row will read, before the sums are formed. */
+INLINE void prefetch_row(const struct epilogue *e, int64_t pixel, int64_t cols) {
+    for (int64_t j = 0; j < cols; j++) {
+        const int64_t at = pixel + j * e->every;
+        for (int64_t f = 0; f < e->count; f += 16) {
+            if (e->residual) __builtin_prefetch(e->residual + at * e->residual_pitch + f);
+            if (e->mask) __builtin_prefetch(e->mask + at * e->mask_pitch + f);
+        }
+    }
+}
+
+enum { RESIDUAL = 1, MASK = 2, DB = 4, RELU = 8, WHOLE = 16 };
+
+INLINE void finish_lanes(const struct epilogue *e, const float *sums, int64_t lanes, int64_t pixel,
+                         int64_t cols, int64_t f, const int parts) {
+    const int64_t left = e->count - f;
+    vf total = {0};
+    for (int64_t j = 0; j < cols; j++) {
+        const int64_t at = pixel + j * e->every;
+        vf y = load(sums + j * lanes + f);
+        if (parts & RESIDUAL) {
+            const float *from = e->residual + at * e->residual_pitch + f;
+            y += parts & WHOLE ? load(from) : load_part(from, left);
+        }
+        if (parts & MASK) {
+            const float *from = e->mask + at * e->mask_pitch + f;
+            y = keep(~((parts & WHOLE ? load(from) : load_part(from, left)) <= 0), y);
+        }
+        if (parts & RELU) y = relu(y);
+        if (parts & DB) total += y;
+        float *to = e->out + at * e->out_pitch + f;
+        if (parts & WHOLE) store(to, y);
+        else store_part(to, y, left);
+    }
+    if (parts & DB) store_part(e->db + f, load_part(e->db + f, left) + total, left);
+}
+
 /* Finish `cols` pixels of sums, `lanes` floats each, into the pixels of out from `pixel` on. */
 static void finish_row(const struct epilogue *e, const float *sums, int64_t lanes, int64_t pixel,
                        int64_t cols) {
+    const int parts = (e->residual ? RESIDUAL : 0) | (e->mask ? MASK : 0) | (e->db ? DB : 0) |
+                      (e->relu ? RELU : 0);
     for (int64_t f = 0; f < e->count; f += LANES) {
-        const int64_t left = e->count - f;
-        vf total = {0};
-        for (int64_t j = 0; j < cols; j++) {
-            const int64_t at = pixel + j * e->every;
-            vf y = load(sums + j * lanes + f);
-            if (left >= LANES) {
-                if (e->residual) y += load(e->residual + at * e->residual_pitch + f);
-                if (e->mask) y = keep(~(load(e->mask + at * e->mask_pitch + f) <= 0), y);
-            } else {
-                if (e->residual) y += load_part(e->residual + at * e->residual_pitch + f, left);
-                if (e->mask) y = keep(~(load_part(e->mask + at * e->mask_pitch + f, left) <= 0), y);
-            }
-            if (e->relu) y = relu(y);
-            total += y;
-            float *to = e->out + at * e->out_pitch + f;
-            if (left >= LANES) store(to, y);
-            else store_part(to, y, left);
+        const int whole = e->count - f >= LANES ? WHOLE : 0;
+        switch (parts | whole) { /* one loop without branches for each combination */
+#define CASE(PARTS)                                                                                \
+    case PARTS: finish_lanes(e, sums, lanes, pixel, cols, f, PARTS); break;                        \
+    case PARTS | WHOLE: finish_lanes(e, sums, lanes, pixel, cols, f, PARTS | WHOLE); break;
+            CASE(0)
+            CASE(MASK)
+            CASE(DB)
+            CASE(MASK | DB)
+            CASE(RELU)
+            CASE(RESIDUAL)
+            CASE(RESIDUAL | RELU)
+#undef CASE
         }
-        if (e->db) store_part(e->db + f, load_part(e->db + f, left) + total, left);
     }
 }
 

@@ -41,23 +41,43 @@ struct band {
     int64_t first_col;
 };
 
+/* Copy `count` floats from every `from_step`-th place to every `to_step`-th, `pixels` times. */
+INLINE void copy_pixels(const float *from, int64_t from_step, float *to, int64_t to_step,
+                        int64_t pixels, int64_t count) {
+    if (count == 16) {
+        for (int64_t j = 0; j < pixels; j++) memcpy(to + j * to_step, from + j * from_step, 64);
+    } else if (count == from_step && count == to_step) {
+        memcpy(to, from, (size_t)(pixels * count) * 4);
+    } else {
+        for (int64_t j = 0; j < pixels; j++)
+            for (int64_t c = 0; c < count; c++) to[j * to_step + c] = from[j * from_step + c];
+    }
+}
+
+/* Pack one row of x, or zeros where `from` is NULL. */
 static void pack_row(const struct band *d, const float *from, int64_t width, int64_t pitch,
                      int64_t channels, int64_t edge, float *to) {
     for (int64_t c0 = 0; c0 < channels; c0 += d->block, to += d->block_pitch) {
         const int64_t count = least(d->block, channels - c0);
+        if (from == NULL) {
+            memset(to, 0, (size_t)d->row_pitch * 4);
+            continue;
+        }
         for (int64_t phase = 0; phase < d->step; phase++) {
-            float *pixel = to + phase * d->cols * d->block;
-            for (int64_t j = 0; j < d->cols; j++, pixel += d->block) {
-                int64_t v = j * d->step + phase + d->first_col;
-                if (edge) v = most(0, least(v, width - 1));
-                if (from == NULL || v < 0 || v >= width) {
-                    memset(pixel, 0, (size_t)d->block * 4);
-                } else if (count == 16) {
-                    memcpy(pixel, from + v * pitch + c0, 64);
-                } else {
-                    const float *source = from + v * pitch + c0;
-                    for (int64_t c = 0; c < count; c++) pixel[c] = source[c];
-                }
+            float *row = to + phase * d->cols * d->block;
+            const int64_t first = d->first_col + phase; /* the column of x at j = 0 */
+            const int64_t before = first < 0 ? least(d->cols, ceil_div(-first, d->step)) : 0;
+            const int64_t inside = first < width ? ceil_div(width - first, d->step) : 0;
+            const int64_t end = most(before, least(d->cols, inside));
+            copy_pixels(from + (first + before * d->step) * pitch + c0, d->step * pitch,
+                        row + before * d->block, d->block, end - before, count);
+            if (edge) {
+                copy_pixels(from + c0, 0, row, d->block, before, count);
+                copy_pixels(from + (width - 1) * pitch + c0, 0, row + end * d->block, d->block,
+                            d->cols - end, count);
+            } else {
+                memset(row, 0, (size_t)(before * d->block) * 4);
+                memset(row + end * d->block, 0, (size_t)((d->cols - end) * d->block) * 4);
             }
         }
     }

@@ -29,8 +29,7 @@ static struct band wgrad_band(const struct wgrad *p, int64_t rows, int64_t image
 /* Choose bands, parts and splits from the shape alone. */
 void wgrad_plan(struct wgrad *p) {
     const int64_t panels = filter_panels(p);
-    p->block = p->channels < NARROW ? p->channels
-                                    : ceil_div(p->channels, ceil_div(p->channels, TILE));
+    p->block = p->channels < NARROW ? p->channels : 16;
     const int64_t dy_row = p->cols * PANEL;
     int64_t bands = 1;
     while (bands < p->rows) {
@@ -163,7 +162,7 @@ static void sum_parts(const struct wgrad *p, int64_t unit) {
     const int64_t panel = unit / blocks % panels, group = unit / blocks / panels;
     const int64_t first = panel * PANEL, count = least(PANEL, p->filters - first);
     const int64_t lanes = panel_lanes(count);
-    float total[TILE < NARROW ? NARROW : TILE][PANEL];
+    float total[16][PANEL];
     for (int64_t tap = 0; tap < taps; tap++) {
         const float *from = p->partial + (group * panels + panel) * taps * p->channels * PANEL +
                             (c0 * taps + tap * width) * lanes;

@@ -8,6 +8,7 @@ Python warnings, as on every other backend.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 
 import ml_dtypes
@@ -16,7 +17,18 @@ import numpy as np
 from ..spec.contract import accumulator
 from .threads import parallel
 
-CHUNK = 1 << 16  # elements of one operand in a chunk: a handful of float32 operands fill half an L2
+# Elements of one operand in a chunk. Threads queue for the interpreter lock between two NumPy
+# loops, so a loop should last some 30 us or more; smaller chunks run slower on two threads than on
+# one. Three float32 operands of this size still fit into a 2 MiB L2 cache.
+CHUNK = 1 << 17
+
+
+class _Scratch(threading.local):
+    def __init__(self) -> None:
+        self.buffers: dict[str, np.ndarray] = {}
+
+
+_scratch = _Scratch()
 
 
 def wide_type(dtype: np.dtype) -> np.dtype:
@@ -64,9 +76,25 @@ def for_chunks(total: int, size: int, task: Callable[[int, int], None]) -> None:
     parallel(-(-total // size), run)
 
 
+LONG = 1024  # elements: NumPy starts an inner loop for every row, so short rows are joined
+
+
 def rows_per_chunk(row: int, elements: int = CHUNK) -> int:
-    """How many rows of `row` elements make a chunk of about `elements`; at least one."""
-    return max(1, elements // max(1, row))
+    """How many rows of `row` elements make a chunk of about `elements`; whole `repeated` rows."""
+    rows, side = max(1, elements // max(1, row)), max(1, LONG // max(1, row))
+    return rows - rows % side if rows > side else rows
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array that this thread keeps under `name` and hands out again.
+
+    Fresh memory would cost page faults in every chunk, as much time as the arithmetic in it.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    buffer = _scratch.buffers.get(name)
+    if buffer is None or buffer.size < size:
+        buffer = _scratch.buffers[name] = np.empty(size, np.uint8)
+    return buffer[:size].view(dtype).reshape(shape)
 
 
 def select(values: np.ndarray, kept: np.ndarray, out: np.ndarray) -> None:
@@ -79,13 +107,29 @@ def select(values: np.ndarray, kept: np.ndarray, out: np.ndarray) -> None:
     np.multiply(values.view(bits), kept, out=out.view(bits))
 
 
-def column_sums(rows: np.ndarray) -> np.ndarray:
-    """Sums over the first axis of contiguous [M, C], in a fixed order.
+def repeated(vector: np.ndarray) -> np.ndarray:
+    """[C] one after the other, as often as fits a long row; for `by_channel`."""
+    return np.tile(vector, max(1, LONG // max(1, len(vector))))
 
-    Short rows are added up as long ones, several side by side: NumPy's loops run along rows.
-    """
+
+def by_channel(
+    combine: np.ufunc, rows: np.ndarray, vectors: np.ndarray, out: np.ndarray
+) -> np.ndarray:
+    """out = combine(rows, vector) for rows [M, C]; `vectors` is `repeated(vector)`."""
     m, c = rows.shape
-    side = max(1, min(1024 // max(c, 1), m // 8))
+    side = max(1, len(vectors) // max(1, c))
+    if m % side == 0 and rows.flags.c_contiguous and out.flags.c_contiguous:
+        long = m // side, side * c
+        combine(rows.reshape(long), vectors, out=out.reshape(long))
+    else:
+        combine(rows, vectors[:c], out=out)
+    return out
+
+
+def column_sums(rows: np.ndarray) -> np.ndarray:
+    """Sums over the first axis of contiguous [M, C], in a fixed order, joined rows first."""
+    m, c = rows.shape
+    side = max(1, min(LONG // max(c, 1), m // 8))
     whole = m - m % side
     sums = np.add.reduce(rows[:whole].reshape(whole // side, side * c), axis=0)
     total = np.add.reduce(sums.reshape(side, c), axis=0)

@@ -28,6 +28,7 @@ from ..spec.contract import Array, Out
 from .conv_plan import choose, plan
 from .correlate import correlate, correlate_folded, forward_weights, run, transposed_weights
 from .im2col import Block, gather
+from .product import multiply
 from .threads import parallel
 from .windows import Phase
 
@@ -116,23 +117,22 @@ def conv2d_wgrad(
     """`spec.conv2d_wgrad`: each chunk of blocks sums on its own; then the chunks, in order."""
     todo = plan("conv2d_wgrad", {"x": x, "out": out, "op": op, "config": config})
     scratch = todo.scratch(workspace)
-    groups, filters = op.groups, out.shape[0] // op.groups
-    sums = scratch.shared.reshape(len(todo.chunks), groups, filters, out[0].size)
-    window = todo.phases[0].window
+    groups, filters, window = op.groups, out.shape[0] // op.groups, todo.phases[0].window
+    shape = (groups, filters, out[0].size)  # [groups, K/groups, R*S*C/groups]
+    sums = scratch.shared.reshape(len(todo.chunks), *shape)
 
     def task(chunk: int, worker: int) -> None:
-        image, column, product, term = scratch.of(worker)
+        image, column, product, extra = scratch.of(worker)
         for i, (_, block) in enumerate(todo.chunks[chunk]):
             patches = gather(x, window, block, groups, todo.edge, image, column)
-            part = _in_accumulator(block.of(dy), product)
-            part = part.reshape(-1, groups, filters).transpose(1, 2, 0)
-            total = term.reshape(sums.shape[1:]) if i else sums[chunk]
-            np.matmul(part, patches, out=total)  # [groups, K/groups, R*S*C/groups]
+            part = _in_accumulator(block.of(dy), product).reshape(-1, groups, filters)
+            term = extra.reshape(shape) if i else sums[chunk]
+            multiply(part.transpose(1, 2, 0), patches, term)
             if i:
-                np.add(sums[chunk], total, out=sums[chunk])
+                np.add(sums[chunk], term, out=sums[chunk])
 
     run(todo, task)
-    np.add.reduce(sums, axis=0, out=out.reshape(sums.shape[1:]))
+    np.add.reduce(sums, axis=0, out=out.reshape(shape))
 
 
 @spec.implements(spec.conv2d_relu_pool)

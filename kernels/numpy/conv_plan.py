@@ -18,7 +18,8 @@ import numpy as np
 from ..spec import Config, Conv2d, accumulator, dtype_name
 from .im2col import Blocks, cut
 from .threads import get_threads
-from .windows import Pair, Phase, forward, transposed
+from .windows import Pair, Phase, Window, forward, transposed
+from .winograd import scratch_elements
 
 Shape = tuple[int, ...]
 
@@ -27,6 +28,10 @@ LEAST_PIXELS = 256  # of a block, so that the matrix product is not all overhead
 LEAST_BLOCKS = 8  # where the work allows, so that threads finish together
 CHUNKS = 16  # of wgrad, each with a partial sum of its own,
 PARTIAL_BYTES = 1 << 25  # which take at most so much together
+TILES_BYTES = 3 << 20  # transformed tiles of a block: its many steps want long runs
+PRODUCTS = 80  # multiply-adds a nanosecond in a matrix product,
+GATHERED = 4  # numbers a nanosecond gathered into patches, and
+TRANSFORMS = 2.2  # nanoseconds a pixel and channel in Winograd's transforms (one core each)
 ALIGN = 64  # bytes of a cache line
 
 
@@ -35,6 +40,7 @@ class Plan:
     """The phases of a convolution, its work in chunks, and the scratch that it takes."""
 
     phases: tuple[Phase, ...]
+    groups: int
     chunks: tuple[Blocks, ...]  # each for one thread, in order
     edge: bool  # pixels outside the source are the nearest inside, not zero
     folded: bool  # the output is formed with its padding, which is added to the border pixels
@@ -98,7 +104,9 @@ def plan(function: str, arguments: Mapping[str, Any]) -> Plan:
     x = arguments["out" if function == "conv2d_dgrad" else "x"]
     w = arguments["out" if function == "conv2d_wgrad" else "w"]
     config = arguments.get("config")
-    tile = None if config is None else (config["images"], config["rows"])
+    tile = None
+    if config is not None:
+        tile = config.algorithm, config["images"], config["rows"]
     dtype = accumulator(dtype_name(x))
     threads = get_threads() if config is None else config["workers"]
     return _plan(function, arguments["op"], tuple(x.shape), tuple(w.shape), dtype, tile, threads)
@@ -127,7 +135,13 @@ def _phases(function: str, op: Conv2d, x: Shape, w: Shape) -> list[Phase]:
 
 @functools.lru_cache(maxsize=1024)
 def _plan(
-    function: str, op: Conv2d, x: Shape, w: Shape, dtype: str, tile: Pair | None, threads: int
+    function: str,
+    op: Conv2d,
+    x: Shape,
+    w: Shape,
+    dtype: str,
+    tile: tuple[str, int, int] | None,
+    threads: int,
 ) -> Plan:
     n, c, k, size = x[0], x[3], w[0], np.dtype(dtype).itemsize
     source, target = (k, c) if function == "conv2d_dgrad" else (c, k)  # channels
@@ -135,9 +149,16 @@ def _plan(
     windows = [phase.window for phase in phases]
     extent = max(v.extent[0] for v in windows), max(v.extent[1] for v in windows)
     length = max(math.prod(window.taps) for window in windows) * source
-    even = 2 if function == "conv2d_relu_pool" else 1
     folded = _folds(function, op)
-    images, rows = tile or _tile(n, extent, length * size)
+    if tile is None:
+        algorithm = _algorithm(function, op, windows[0], source, target)
+        pixels = COLUMN_BYTES // max(length * size, 1)
+        if algorithm == "winograd":
+            pixels = TILES_BYTES // (4 * (source + target) * size)
+        images, rows = _tile(n, extent, max(pixels, LEAST_PIXELS))
+    else:
+        algorithm, images, rows = tile
+    even = 2 if function == "conv2d_relu_pool" or algorithm == "winograd" else 1
     images, rows = 1 if folded else images, -(-rows // even) * even
     items = [
         (i, block)
@@ -158,9 +179,13 @@ def _plan(
     pixels = images * rows * extent[1]
     reach = max(math.prod(v.reach(rows)) if all(v.taps) else 0 for v in windows)
     elements = [shared, images * reach * source, pixels * length, pixels * target, extra]
+    if algorithm == "winograd":
+        shared += 16 * source * target
+        tiles = rows // 2, -(-extent[1] // 2)
+        elements[:3] = shared, *scratch_elements(tiles, images, source, target)
     workers = max(1, min(threads, len(chunks)))
     config = Config(
-        "im2col",
+        algorithm,
         (("images", images), ("rows", rows), ("workers", workers)),
         _carved_bytes([shared, *elements[1:] * workers], dtype),
         f"blocks of {pixels} pixels x {length} numbers a patch ({pixels * length * size >> 10} KB)",
@@ -168,6 +193,7 @@ def _plan(
     edge = op.padding_mode == "edge" and function != "conv2d_dgrad"
     return Plan(
         tuple(phases),
+        op.groups,
         tuple(map(tuple, chunks)),
         edge,
         folded,
@@ -177,10 +203,22 @@ def _plan(
     )
 
 
-def _tile(n: int, extent: Pair, row_bytes: int) -> Pair:
+def _algorithm(function: str, op: Conv2d, window: Window, source: int, target: int) -> str:
+    """Winograd's where it applies and should be faster: nanoseconds a pixel on one core."""
+    plain = window.taps == (3, 3) and op.stride == op.dilation == (1, 1) and op.groups == 1
+    zeros = op.padding_mode == "zeros" or not any(op.padding)
+    if function == "conv2d_wgrad" or not (plain and zeros):
+        return "im2col"
+    products, channels = source * target / PRODUCTS, source + target
+    p, q = window.extent
+    wasted = (p + p % 2) * (q + q % 2) / (p * q)
+    by_tiles = wasted * (4 * products + TRANSFORMS * channels)
+    return "winograd" if by_tiles < 9 * products + 9 * source / GATHERED else "im2col"
+
+
+def _tile(n: int, extent: Pair, pixels: int) -> Pair:
     """Images and rows of a block: whole images if several fit, else even parts of one."""
     p, q = extent
-    pixels = max(COLUMN_BYTES // max(row_bytes, 1), LEAST_PIXELS)
     if p * q <= pixels and n >= LEAST_BLOCKS:
         return min(pixels // (p * q), -(-n // LEAST_BLOCKS)), p
     parts = max(-(-p * q // pixels), min(-(-LEAST_BLOCKS // max(n, 1)), p * q // LEAST_PIXELS))

@@ -7,22 +7,20 @@ place on the block's values while they are in cache.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
 
 from ..spec.contract import Array
+from . import winograd
 from .conv_plan import Plan, Scratch
 from .im2col import Block, gather
+from .product import multiply
 from .threads import parallel
 from .windows import WHOLE, Phase, Window
 
 # (chunk, phase, block, its values [images, rows, columns, channels] in the accumulator's type)
 Finish = Callable[[int, Phase, Block, Array], None]
-
-SMALL_PRODUCT = 10**6  # multiply-adds up to which OpenBLAS multiplies without packing first:
-NARROW = 32  # faster for so few columns (150 against 110 GFLOP/s on a Sapphire Rapids core)
 
 
 def forward_weights(w: Array, groups: int, memory: Array) -> list[Array]:
@@ -71,6 +69,10 @@ def correlate(
     out: Array | None,
 ) -> None:
     """For every block: the product, `finish`, and the way into out (None: finish stores it)."""
+    if todo.config.algorithm == "winograd":
+        (w,) = weights
+        memory = scratch.shared[w.size :]
+        weights = [winograd.transform_weights(w.reshape(3, 3, -1, w.shape[2]), memory)]
 
     def task(chunk: int, worker: int) -> None:
         for index, block in todo.chunks[chunk]:
@@ -141,7 +143,7 @@ def _block(
     """One block's values: in `target` itself where it takes a matrix product, else in scratch."""
     image, column, product, _ = arrays
     window = todo.phases[index].window
-    groups, length, channels = weights[index].shape
+    groups, (_, length, channels) = todo.groups, weights[index].shape
     shape = (block.n1 - block.n0, block.p1 - block.p0, window.extent[1], groups * channels)
     if target is not None and target.dtype == product.dtype and target.flags.c_contiguous:
         y = target
@@ -150,31 +152,10 @@ def _block(
     if length == 0:  # the stride passes over these pixels
         y[...] = 0
         return y
+    if todo.config.algorithm == "winograd":
+        winograd.correlate(source, window, block, weights[index], y, image, column)
+        return y
     patches = gather(source, window, block, groups, todo.edge, image, column)
-    _multiply(patches, weights[index], y.reshape(-1, groups * channels))
+    by_group = y.reshape(-1, groups, channels).transpose(1, 0, 2)
+    multiply(patches, weights[index], by_group)
     return y
-
-
-def _multiply(patches: Array, weights: Array, out: Array) -> None:
-    """out [pixels, groups * filters] = patches [groups, pixels, length] @ weights, by group."""
-    groups, pixels, length = patches.shape
-    filters = weights.shape[2]
-    if groups > 1:
-        np.matmul(patches, weights, out=out.reshape(pixels, groups, filters).transpose(1, 0, 2))
-        return
-    patches, weights = patches[0], weights[0]
-    rows = _rows(pixels, length, filters)
-    if rows < pixels and patches.flags.c_contiguous:
-        patches = patches.reshape(-1, rows, length)
-        out = out.reshape(-1, rows, filters)
-    np.matmul(patches, weights, out=out)
-
-
-@functools.cache
-def _rows(pixels: int, length: int, filters: int) -> int:
-    """How many rows to multiply at once: an even part of a block if the weights are narrow."""
-    if filters > NARROW:
-        return pixels
-    most = min(pixels, SMALL_PRODUCT // (length * filters))
-    rows = next((r for r in range(most, 0, -1) if pixels % r == 0), 1)
-    return rows if rows >= 24 else pixels

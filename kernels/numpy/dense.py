@@ -1,15 +1,14 @@
 """Dense layers and the bias gradient on the CPU: one matrix product a chunk, on all threads.
 
-Inside a session BLAS has one thread a call, so the work is split here: over the outputs of the
-product that run along the weights (for small batches the weights are the traffic, and every chunk
-reads its own), or over images where there are more of them. Bias, ReLU and mask are applied while
-the chunk is in cache.
+Inside a session BLAS has one thread a call, so the work is split here, along the weights: for
+small batches they are the traffic, and every chunk reads or writes its own. Bias, ReLU and mask
+are applied while the chunk is in cache. The forward pass splits over images where there are more
+of them than outputs.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -28,22 +27,15 @@ from .compute import (
 )
 
 PRODUCTS = 1 << 22  # multiply-adds a chunk: about 0.1 ms of one core
-NARROW = 64  # matrix products with fewer rows or columns leave most of a core idle
+NARROW = 64  # rows of a matrix product that keep a core busy
+LINE = 256  # and columns: shorter pieces of long rows waste cache lines and address translations
 
 
-def _split(count: int, other: int, depth: int) -> int:
-    """How many of `count` outputs make a chunk, `other` x `depth` multiply-adds each."""
-    size = max(NARROW, PRODUCTS // max(1, other * depth))
-    return -(-count // max(1, math.ceil(count / size)))  # chunks of even size
-
-
-def _tiles(out: np.ndarray, depth: int, task: Callable[[slice, slice], None]) -> None:
-    """Run `task(rows, columns)` over chunks of the product `out`, split along its longer side."""
-    (n, k), whole = out.shape, slice(None)
-    if k >= n:
-        for_chunks(k, _split(k, n, depth), lambda i, j: task(whole, slice(i, j)))
-    else:
-        for_chunks(n, _split(n, k, depth), lambda i, j: task(slice(i, j), whole))
+def _split(count: int, least: int, products: int) -> int:
+    """How many of `count` outputs make a chunk: `least` or more, `products` multiply-adds each."""
+    size = max(least, PRODUCTS // max(1, products))
+    chunks = 1 << int(math.log2(max(1, count / size)))  # even shares for 2, 4, … cores
+    return max(1, -(-count // chunks))
 
 
 @spec.implements(spec.dense)
@@ -59,6 +51,7 @@ def dense(
 ) -> None:
     """out = x wᵀ + b, then max(0, ·) if `relu`."""
     x = widen(x)
+    (n, k), c, whole = out.shape, x.shape[1], slice(None)
 
     def run(images: slice, outputs: slice) -> None:
         y = _product(x[images], widen(w[outputs]).T, out[images, outputs])
@@ -69,7 +62,10 @@ def dense(
         if y.dtype != out.dtype:
             store(y, out[images, outputs])
 
-    _tiles(out, x.shape[1], run)
+    if k >= n:
+        for_chunks(k, _split(k, NARROW, n * c), lambda i, j: run(whole, slice(i, j)))
+    else:
+        for_chunks(n, _split(n, NARROW, k * c), lambda i, j: run(slice(i, j), whole))
 
 
 def _product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -101,7 +97,7 @@ def dense_dgrad(
         if dx.dtype != out.dtype:
             store(dx, out[:, features])
 
-    for_chunks(c, _split(c, n, len(w)), lambda i, j: run(slice(i, j)))
+    for_chunks(c, _split(c, LINE, n * len(w)), lambda i, j: run(slice(i, j)))
 
 
 @spec.implements(spec.dense_wgrad)
@@ -116,10 +112,13 @@ def dense_wgrad(
     """out = dyᵀ x, the images in order inside one matrix product."""
     x, dy = widen(x), widen(dy)
 
-    def run(outputs: slice, features: slice) -> None:
-        np.matmul(dy[:, outputs].T, x[:, features], out=out[outputs, features])
+    def run(i: int, j: int) -> None:
+        if len(x) == 1:  # an outer product: BLAS would copy and pad both sides for one term
+            np.multiply(dy[:, i:j].T, x, out=out[i:j])
+        else:
+            np.matmul(dy[:, i:j].T, x, out=out[i:j])
 
-    _tiles(out, len(x), run)
+    for_chunks(len(out), _split(len(out), NARROW, x.size), run)
 
 
 @spec.implements(spec.bias_grad)

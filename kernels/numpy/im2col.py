@@ -75,7 +75,12 @@ def gather(
     if inside and source.dtype == image.dtype:
         part = source[block.n0 : block.n1, top : top + h, left : left + w]
     else:
-        part = _padded(source[block.n0 : block.n1], (top, left), (h, w), edge, image)
+        flat = image[: n * h * w * c]
+        if c <= PLANES:  # [C, N, H, W] in memory: rows of one channel are contiguous
+            part = flat.reshape(c, n, h, w).transpose(1, 2, 3, 0)
+        else:
+            part = flat.reshape(n, h, w, c)
+        fill(part, source[block.n0 : block.n1], (top, left), edge)
     if r == s == 1 and window.step == (1, 1) and part.strides[3] == part.itemsize:
         whole = w == width and (n == 1 or h == height)
         if whole or not np.may_share_memory(part, source):
@@ -103,24 +108,23 @@ def gather(
     return taken.reshape(groups, pixels, r * s * cg)
 
 
-def _padded(
-    source: Array, start: tuple[int, int], size: tuple[int, int], edge: bool, image: Array
-) -> Array:
-    """Copy rows and columns `start` to `start + size` of the source, its outside filled in."""
-    n, height, width, c = source.shape
-    flat = image[: n * size[0] * size[1] * c]
-    if c <= PLANES:  # [C, N, H, W] in memory: rows of one channel are contiguous
-        part = flat.reshape(c, n, *size).transpose(1, 2, 3, 0)
-    else:
-        part = flat.reshape(n, *size, c)
-    h0, h1, a0, a1 = _overlap(start[0], size[0], height, edge)
-    w0, w1, b0, b1 = _overlap(start[1], size[1], width, edge)
-    part[:, a0:a1, b0:b1] = source[:, h0:h1, w0:w1]
-    part[:, a0:a1, :b0] = part[:, a0:a1, b0 : b0 + 1] if edge else 0
-    part[:, a0:a1, b1:] = part[:, a0:a1, b1 - 1 : b1] if edge else 0
-    part[:, :a0] = part[:, a0 : a0 + 1] if edge else 0
-    part[:, a1:] = part[:, a1 - 1 : a1] if edge else 0
-    return part
+def fill(part: Array, source: Array, start: tuple[int, int], edge: bool) -> None:
+    """Copy source pixels from row and column `start` on into part [N, h, w, C].
+
+    Outside the source [N, H, W, C] they are zero or, with `edge`, the nearest inside.
+    """
+    h0, h1, a0, a1 = _overlap(start[0], part.shape[1], source.shape[1], edge)
+    w0, w1, b0, b1 = _overlap(start[1], part.shape[2], source.shape[2], edge)
+    rows = part[:, a0:a1]
+    rows[:, :, b0:b1] = source[:, h0:h1, w0:w1]
+    if b0 > 0:
+        rows[:, :, :b0] = rows[:, :, b0 : b0 + 1] if edge else 0
+    if b1 < part.shape[2]:
+        rows[:, :, b1:] = rows[:, :, b1 - 1 : b1] if edge else 0
+    if a0 > 0:
+        part[:, :a0] = part[:, a0 : a0 + 1] if edge else 0
+    if a1 < part.shape[1]:
+        part[:, a1:] = part[:, a1 - 1 : a1] if edge else 0
 
 
 def _overlap(start: int, size: int, extent: int, edge: bool) -> tuple[int, int, int, int]:

@@ -16,17 +16,20 @@ from ..spec import LRN, BatchNorm, Config
 from ..spec.contract import Array, InOut, Out
 from .compute import (
     CHUNK,
+    by_channel,
     column_sums,
     for_chunks,
     pixels,
+    repeated,
     rows_per_chunk,
+    scratch,
     select,
     store,
     wide_type,
     widen,
 )
 
-ROWS = CHUNK // 2  # elements of one operand: the gradient holds four of them in cache
+ROWS = CHUNK // 2  # elements of one operand: the gradient holds five of them in cache
 
 
 def _channel_sums(
@@ -37,6 +40,10 @@ def _channel_sums(
     sums = np.zeros((-(-len(x) // size), count, x.shape[1]), wide_type(x.dtype))
     for_chunks(len(x), size, lambda i, j: chunk_sums(i, j, sums[i // size]))
     return np.add.reduce(sums, axis=0)
+
+
+def _scratch(name: str, like: np.ndarray) -> np.ndarray:
+    return scratch(name, like.shape, wide_type(like.dtype))
 
 
 @spec.implements(spec.batch_norm_training)
@@ -68,10 +75,12 @@ def batch_norm_training(
         sums[0] = column_sums(np.ascontiguousarray(widen(rows[i:j])))
 
     def sum_squares(i: int, j: int, sums: np.ndarray) -> None:
-        deviation = np.subtract(rows[i:j], mean)
+        deviation = _scratch("deviation", rows[i:j])
+        by_channel(np.subtract, rows[i:j], means, deviation)
         sums[0] = column_sums(np.multiply(deviation, deviation, out=deviation))
 
     np.divide(_channel_sums(rows, 1, sum_values)[0], count, out=mean)
+    means = repeated(mean)
     squares = _channel_sums(rows, 1, sum_squares)[0]
     np.divide(1.0, np.sqrt(squares / count + op.eps), out=invstd)
     running_mean *= 1.0 - op.momentum
@@ -109,13 +118,17 @@ def _normalise(
 ) -> None:
     """out = (x - mean) * scale + beta, then max(0, ·) if `relu`; pixels [M,C]."""
 
+    means, scales, betas = repeated(mean), repeated(scale), repeated(beta)
+
     def run(i: int, j: int) -> None:
-        y = np.subtract(x[i:j], mean)
-        y *= scale
-        y += beta
+        y = out[i:j] if out.dtype == mean.dtype else _scratch("y", x[i:j])
+        by_channel(np.subtract, x[i:j], means, y)
+        by_channel(np.multiply, y, scales, y)
+        by_channel(np.add, y, betas, y)
         if relu:
             np.maximum(y, 0, out=y)
-        store(y, out[i:j])
+        if y.dtype != out.dtype:
+            store(y, out[i:j])
 
     for_chunks(len(x), rows_per_chunk(x.shape[1], ROWS), run)
 
@@ -142,16 +155,18 @@ def batch_norm_backward(
     alive = None if mask is None else pixels(mask)
     count = max(1, len(rows))
 
+    means, invstds = repeated(mean), repeated(invstd)
+
     def masked(i: int, j: int) -> np.ndarray:
-        g = given[i:j].astype(wide_type(dy.dtype), order="C")
+        g = _scratch("gradient", given[i:j])
+        np.copyto(g, given[i:j])
         if alive is not None:
             select(g, ~(alive[i:j] <= alive.dtype.type(0)), g)
         return g
 
     def normal(i: int, j: int) -> np.ndarray:
-        xhat = np.subtract(rows[i:j], mean)
-        xhat *= invstd
-        return xhat
+        xhat = by_channel(np.subtract, rows[i:j], means, _scratch("normal", rows[i:j]))
+        return by_channel(np.multiply, xhat, invstds, xhat)
 
     def sum_gradients(i: int, j: int, sums: np.ndarray) -> None:
         g, xhat = masked(i, j), normal(i, j)
@@ -159,14 +174,15 @@ def batch_norm_backward(
         sums[1] = column_sums(np.multiply(xhat, g, out=xhat))
 
     dbeta[:], dgamma[:] = _channel_sums(rows, 2, sum_gradients)
-    scale, mean_dy, mean_dyx = gamma * invstd, dbeta / count, dgamma / count
+    scales = repeated(gamma * invstd)
+    mean_dy, mean_dyx = repeated(dbeta / count), repeated(dgamma / count)
 
     def run(i: int, j: int) -> None:
         g, xhat = masked(i, j), normal(i, j)
-        xhat *= mean_dyx
-        g -= mean_dy
+        by_channel(np.multiply, xhat, mean_dyx, xhat)
+        by_channel(np.subtract, g, mean_dy, g)
         g -= xhat
-        g *= scale
+        by_channel(np.multiply, g, scales, g)
         store(g, dx[i:j])
 
     for_chunks(len(rows), rows_per_chunk(rows.shape[1], ROWS), run)

@@ -8,16 +8,19 @@ that reaches into the block, in tap order, so that no two threads write one pixe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable
 
 import numpy as np
 
 from .. import spec
 from ..spec import AvgPool2d, MaxPool2d
 from ..spec.contract import Array, Out
-from .compute import for_chunks, rows_per_chunk, select, store, wide_type, widen
+from .compute import for_chunks, rows_per_chunk, scratch, select, store, wide_type, widen
 
-BLOCK = 1 << 15  # elements of the larger side of a block
+BLOCK = 1 << 17  # elements of the larger side of a block; see `compute.CHUNK`
+
+Range = tuple[int, int]  # first and end
 
 
 def _for_blocks(n: int, rows: int, row: int, task: Callable[[slice, int, int], None]) -> None:
@@ -36,19 +39,20 @@ def _for_blocks(n: int, rows: int, row: int, task: Callable[[slice, int, int], N
     for_chunks(n * parts, 1, run)
 
 
-def _dilation(op: MaxPool2d | AvgPool2d) -> tuple[int, int]:
+def _dilation(op: MaxPool2d | AvgPool2d) -> Range:
     return op.dilation if isinstance(op, MaxPool2d) else (1, 1)
 
 
+@functools.lru_cache(4096)
 def _taps(
-    op: MaxPool2d | AvgPool2d, axis: int, outputs: tuple[int, int], inputs: tuple[int, int]
-) -> Iterator[tuple[int, slice, slice]]:
+    op: MaxPool2d | AvgPool2d, axis: int, outputs: Range, inputs: Range
+) -> tuple[tuple[int, slice, slice], ...]:
     """(tap, its outputs, the inputs it reads) along one axis, relative to both ranges' starts.
 
     Output o reads input o * stride + tap * dilation - padding; only pairs inside `outputs` and
     `inputs` (first, end) are kept, and taps without any are left out.
     """
-    stride = op.stride[axis]
+    taps, stride = [], op.stride[axis]
     for tap in range(op.kernel[axis]):
         shift = tap * _dilation(op)[axis] - op.padding[2 * axis]
         first = max(outputs[0], -((shift - inputs[0]) // stride))
@@ -56,17 +60,19 @@ def _taps(
         if first < end:
             start = first * stride + shift - inputs[0]
             stop = (end - 1) * stride + shift - inputs[0] + 1
-            yield tap, slice(first - outputs[0], end - outputs[0]), slice(start, stop, stride)
+            written = slice(first - outputs[0], end - outputs[0])
+            taps.append((tap, written, slice(start, stop, stride)))
+    return tuple(taps)
 
 
-def _inputs_of(op: MaxPool2d | AvgPool2d, p0: int, p1: int, rows: int) -> tuple[int, int]:
+def _inputs_of(op: MaxPool2d | AvgPool2d, p0: int, p1: int, rows: int) -> Range:
     """The input rows (first, end) that output rows p0 … p1 - 1 read."""
     reach = _dilation(op)[0] * (op.kernel[0] - 1) + 1
     first = p0 * op.stride[0] - op.padding[0]
     return max(0, first), min(rows, (p1 - 1) * op.stride[0] - op.padding[0] + reach)
 
 
-def _outputs_of(op: MaxPool2d | AvgPool2d, h0: int, h1: int, rows: int) -> tuple[int, int]:
+def _outputs_of(op: MaxPool2d | AvgPool2d, h0: int, h1: int, rows: int) -> Range:
     """The output rows (first, end) whose windows may reach into input rows h0 … h1 - 1."""
     reach = _dilation(op)[0] * (op.kernel[0] - 1) + 1
     first = -((reach - 1 - h0 - op.padding[0]) // op.stride[0])
@@ -81,7 +87,7 @@ def max_pool2d(x: Array, out: Out, code: Out | None, *, op: MaxPool2d) -> None:
     def run(images: slice, p0: int, p1: int) -> None:
         inputs = _inputs_of(op, p0, p1, h)
         block = widen(x[images, inputs[0] : inputs[1]])
-        best = _maxima(block, op, (p0, p1), inputs, q)
+        best = _reduce(np.maximum, -np.inf, block, op, (p0, p1), inputs, q)
         store(best, out[images, p0:p1])
         if code is not None:
             _first_maxima(block, best, code[images, p0:p1], op, (p0, p1), inputs)
@@ -89,18 +95,39 @@ def max_pool2d(x: Array, out: Out, code: Out | None, *, op: MaxPool2d) -> None:
     _for_blocks(n, p, w * c * op.stride[0], run)
 
 
-def _maxima(
-    x: np.ndarray, op: MaxPool2d, outputs: tuple[int, int], inputs: tuple[int, int], q: int
+def _reduce(
+    combine: np.ufunc,
+    identity: float,
+    x: np.ndarray,
+    op: MaxPool2d | AvgPool2d,
+    outputs: Range,
+    inputs: Range,
+    q: int,
 ) -> np.ndarray:
-    """The maximum of each window of the block, [n, rows of output, Q, C]; NaN wins."""
-    n, _, w, c = x.shape
-    tall = np.full((n, outputs[1] - outputs[0], w, c), -np.inf, x.dtype)
-    for _, o, i in _taps(op, 0, outputs, inputs):
-        np.maximum(tall[:, o], x[:, i], out=tall[:, o])
-    best = np.full((n, outputs[1] - outputs[0], q, c), -np.inf, x.dtype)
-    for _, o, i in _taps(op, 1, (0, q), (0, w)):
-        np.maximum(best[:, :, o], tall[:, :, i], out=best[:, :, o])
-    return best
+    """Combine each window of the block to [n, rows of output, Q, C]: its rows, then its columns."""
+    (n, _, w, c), p = x.shape, outputs[1] - outputs[0]
+    tall = scratch("tall", (n, p, w, c), x.dtype)
+    pairs = [(tall[:, o], x[:, i]) for _, o, i in _taps(op, 0, outputs, inputs)]
+    _fold(combine, identity, tall, pairs)
+    total = scratch("total", (n, p, q, c), x.dtype)
+    pairs = [(total[:, :, o], tall[:, :, i]) for _, o, i in _taps(op, 1, (0, q), (0, w))]
+    _fold(combine, identity, total, pairs)
+    return total
+
+
+def _fold(
+    combine: np.ufunc, identity: float, total: np.ndarray, pairs: list[tuple[np.ndarray, ...]]
+) -> None:
+    """total = the combination, in order, of every source with its part of total."""
+    whole = 0  # sources that may simply be combined with each other, without the identity
+    while whole < min(2, len(pairs)) and pairs[whole][0].shape == total.shape:
+        whole += 1
+    if whole == 2:
+        combine(pairs[0][1], pairs[1][1], out=total)
+    else:
+        total.fill(identity)
+    for part, source in pairs[whole if whole == 2 else 0 :]:
+        combine(part, source, out=part)
 
 
 def _first_maxima(
@@ -108,25 +135,27 @@ def _first_maxima(
     best: np.ndarray,
     code: np.ndarray,
     op: MaxPool2d,
-    outputs: tuple[int, int],
-    inputs: tuple[int, int],
+    outputs: Range,
+    inputs: Range,
 ) -> None:
     """code = how many taps come before the first that equals the maximum (or is NaN, if it is)."""
     (r_taps, s_taps), w, q = op.kernel, x.shape[2], best.shape[2]
     rows = {tap: (o, i) for tap, o, i in _taps(op, 0, outputs, inputs)}
     columns = {tap: (o, i) for tap, o, i in _taps(op, 1, (0, q), (0, w))}
-    any_nan = bool(np.isnan(best).any())
-    before = np.ones(best.shape, bool)  # no tap so far is the maximum
+    any_nan = best.size > 0 and np.isnan(np.maximum.reduce(best, axis=None))
+    before = scratch("before", best.shape, np.dtype(bool))  # no tap so far is the maximum
+    before.fill(True)
     code.fill(0)
     for tap in range(r_taps * s_taps - 1):
         r, s = divmod(tap, s_taps)
         if r in rows and s in columns:
             (po, hi), (qo, wi) = rows[r], columns[s]
-            at, here = (slice(None), po, qo), (slice(None), hi, wi)
-            other = x[here] != best[at]
+            source, part = x[:, hi, wi], before[:, po, qo]
+            other = scratch("other", part.shape, np.dtype(bool))
+            np.not_equal(source, best[:, po, qo], out=other)
             if any_nan:
-                other &= x[here] == x[here]
-            before[at] &= other
+                other &= source == source
+            part &= other
         code += before.view(np.int8)
 
 
@@ -135,24 +164,25 @@ def max_pool2d_backward(dy: Array, code: Array, out: Out, *, op: MaxPool2d) -> N
     """Every tap of every window gives its dy to its pixel where the code names that tap."""
     (n, h, w, c), (_, p, q, _) = out.shape, dy.shape
     apart = op.stride[0] >= op.reach[0] and op.stride[1] >= op.reach[1]  # no pixel has two windows
+    covered = op.stride == op.kernel and (h, w) == (p * op.kernel[0], q * op.kernel[1])
 
     def run(images: slice, h0: int, h1: int) -> None:
         outputs = _outputs_of(op, h0, h1, p)
         given, codes = dy[images, slice(*outputs)], code[images, slice(*outputs)]
         given = given if apart else widen(given)
         dx = out[images, h0:h1]
-        total = dx if given.dtype == dx.dtype else np.empty(dx.shape, given.dtype)
-        total.fill(0)
+        total = dx if given.dtype == dx.dtype else scratch("total", dx.shape, given.dtype)
+        if not covered:
+            total.fill(0)
         for r, po, hi in _taps(op, 0, outputs, (h0, h1)):
             for s, qo, wi in _taps(op, 1, (0, q), (0, w)):
-                at, here = (slice(None), po, qo), (slice(None), hi, wi)
-                chosen = codes[at] == r * op.kernel[1] + s
-                if apart:
-                    select(given[at], chosen, total[here])
-                else:
-                    part = np.empty(chosen.shape, given.dtype)
-                    select(given[at], chosen, part)
-                    total[here] += part
+                asked, pixels = codes[:, po, qo], total[:, hi, wi]
+                chosen = scratch("chosen", asked.shape, np.dtype(bool))
+                np.equal(asked, r * op.kernel[1] + s, out=chosen)
+                part = pixels if apart else scratch("part", asked.shape, given.dtype)
+                select(given[:, po, qo], chosen, part)
+                if not apart:
+                    pixels += part
         if total is not dx:
             store(total, dx)
 
@@ -181,12 +211,7 @@ def avg_pool2d(x: Array, out: Out, *, op: AvgPool2d) -> None:
     def run(images: slice, p0: int, p1: int) -> None:
         inputs = _inputs_of(op, p0, p1, h)
         block = widen(x[images, inputs[0] : inputs[1]])
-        tall = np.zeros((len(block), p1 - p0, w, c), block.dtype)
-        for _, o, i in _taps(op, 0, (p0, p1), inputs):
-            tall[:, o] += block[:, i]
-        total = np.zeros((len(block), p1 - p0, q, c), block.dtype)
-        for _, o, i in _taps(op, 1, (0, q), (0, w)):
-            total[:, :, o] += tall[:, :, i]
+        total = _reduce(np.add, 0.0, block, op, (p0, p1), inputs, q)
         total /= divisor[p0:p1]
         store(total, out[images, p0:p1])
 

@@ -187,7 +187,8 @@ def global_avg_pool2d(x: Array, out: Out) -> None:
     n, h, w, c = x.shape
     require(h * w >= 1, "global_avg_pool2d", "H and W must be >= 1", x=tuple(x.shape))
     has_shape("global_avg_pool2d", (n, c), out=out)
-    pitched("global_avg_pool2d", x=x, out=out)
+    contiguous("global_avg_pool2d", out=out)
+    pitched("global_avg_pool2d", x=x)
     disjoint("global_avg_pool2d", out, x=x)
 
 
@@ -202,5 +203,6 @@ def global_avg_pool2d_backward(dy: Array, out: Out) -> None:
     same_float(name, dy=dy, out=out)
     n, _, _, c = out.shape
     has_shape(name, (n, c), dy=dy)
-    pitched(name, dy=dy, out=out)
+    contiguous(name, dy=dy)
+    pitched(name, out=out)
     disjoint(name, out, dy=dy)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from calls import Call
 from cnnengine.kernels.spec import Conv2d, MaxPool2d, accumulator
-from harness import Call
 
 from .draw import ALL, Draw, fuzzer, rms, sum_floor
 
@@ -51,6 +51,7 @@ LISTED: dict[str, tuple[Shape, Shape, Conv2d]] = {
         Conv2d((1, 1), (1, 1, 1, 1), "edge", groups=2),
     ),
     "odd_pool": ((2, 9, 7, 5), (6, 3, 3, 5), Conv2d(padding=(1, 1, 1, 1))),
+    "only_padding_sampled": ((2, 1, 1, 3), (4, 1, 1, 3), Conv2d((4, 4), (1, 0, 0, 0))),
     "batch_37": ((37, 4, 4, 3), (4, 3, 3, 3), Conv2d(padding=(1, 1, 1, 1))),
 }
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from calls import Call
 from cnnengine.kernels.spec import accumulator
-from harness import Call
 
 from .draw import ALL, Draw, fuzzer, rms, sum_floor
 

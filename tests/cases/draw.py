@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from harness import DTYPES, Call
+from calls import DTYPES, Call
 
 ALL = ("float64", "float32", "float16", "bfloat16")
 CASES, CHUNK = 300, 30

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from calls import DTYPES, Call
 from cnnengine.kernels.philox import key
 from cnnengine.kernels.spec import Dropout
-from harness import DTYPES, Call
 
 from .draw import ALL, Draw, fuzzer, rms
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from calls import DTYPES, Call
 from cnnengine.kernels.spec import SoftmaxCrossEntropy, accumulator
-from harness import DTYPES, Call
 
 from .draw import ALL, Draw, fuzzer, rms
 

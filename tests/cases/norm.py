@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import oracle
+from calls import DTYPES, Call
 from cnnengine.kernels.spec import LRN, BatchNorm, accumulator
-from harness import DTYPES, Call
 
 from .draw import ALL, Draw, fuzzer, rms
 

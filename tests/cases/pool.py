@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from calls import Call
 from cnnengine.kernels.spec import AvgPool2d, MaxPool2d
-from harness import Call
 
 from .draw import ALL, Draw, fuzzer, rms
 

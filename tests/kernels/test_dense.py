@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from calls import DTYPES, call_of, compare_oracles, without
 from cases import dense as cases
 from cases.draw import ALL, CHUNKS, Draw
 from gradcheck import adjoint
-from harness import DTYPES, call_of, compare_oracles, without
 from tolerance import assert_close, assert_same
 
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from calls import DTYPES, blank, call_of, compare_oracles, same_bits
 from cases import elementwise as cases
 from cases.draw import ALL, CHUNKS, Draw
 from cnnengine.kernels.philox import key
 from cnnengine.kernels.spec import Dropout
 from gradcheck import adjoint, inner
-from harness import DTYPES, blank, call_of, compare_oracles, same_bits
 from oracle.elementwise import FORMATS
 from tolerance import assert_same
 

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from calls import DTYPES, call_of, compare_oracles, with_inputs
 from cases import loss as cases
 from cases.draw import ALL, CHUNKS, Draw
 from cnnengine.kernels.spec import SoftmaxCrossEntropy, accumulator
 from gradcheck import directional
-from harness import DTYPES, call_of, compare_oracles, with_inputs
 from tolerance import assert_close
 
 

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from calls import call_of, compare_oracles, with_inputs
 from cases import norm as cases
 from cases.draw import CHUNKS, Draw
 from cnnengine.kernels.spec import LRN, BatchNorm
 from gradcheck import directional, inner
-from harness import call_of, compare_oracles, with_inputs
 from tolerance import assert_close
 
 
@@ -79,7 +79,7 @@ def test_lrn_backward__is_the_slope(backend, name):
     slope(backend, call_of("lrn", x=x, op=op), "x", dx, dy, draw)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"], indirect=True)
+@pytest.mark.dtypes("float64", "float32", "float16")
 def test_batch_norm_training__variance_of_far_off_values(backend, dtype):
     # one pass over squares loses the variance 1/12 beside the mean 100; two passes do not
     draw = Draw("far off")

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from calls import DTYPES, call_of, compare_oracles
 from cases import pool as cases
 from cases.draw import ALL, CHUNKS, Draw
 from cnnengine.kernels.spec import AvgPool2d, MaxPool2d
 from gradcheck import adjoint
-from harness import DTYPES, call_of, compare_oracles
 from tolerance import assert_same
 
 

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from calls import DTYPES, call_of, compare_oracles
 from cases import update as cases
 from cases.draw import ALL, CHUNKS, Draw
 from cnnengine.kernels.spec import SGD, AdamW
-from harness import DTYPES, call_of, compare_oracles
 from oracle.elementwise import round_to
 from tolerance import assert_close, assert_same
 
 
-@pytest.mark.parametrize("dtype", cases.ARENAS, indirect=True)
+@pytest.mark.dtypes(*cases.ARENAS)
 @pytest.mark.parametrize("name", cases.LISTED)
 def test_update__listed_shapes(backend, name, dtype):
     for call in cases.listed(name, dtype):
@@ -33,7 +33,7 @@ def test_update_oracle__agrees_with_torch(torch_oracle, chunk):
     compare_oracles(torch_oracle, cases.fuzz(chunk, ALL))
 
 
-@pytest.mark.parametrize("dtype", cases.ARENAS, indirect=True)
+@pytest.mark.dtypes(*cases.ARENAS)
 @pytest.mark.parametrize("function", ["sgd_update", "adamw_update"])
 @pytest.mark.parametrize("low", ["float16", "bfloat16"])
 def test_updates__low_is_the_new_w_rounded_once(backend, dtype, function, low):
@@ -45,7 +45,7 @@ def test_updates__low_is_the_new_w_rounded_once(backend, dtype, function, low):
     assert_same("low", found["low"], round_to(found["w"].astype(np.float64), low))
 
 
-@pytest.mark.parametrize("dtype", cases.ARENAS, indirect=True)
+@pytest.mark.dtypes(*cases.ARENAS)
 def test_sgd_update__by_hand(backend, dtype):
     arrays = {
         n: np.array(v, DTYPES[dtype]) for n, v in {"w": [8, 8], "g": [2, 2], "v": [4, 4]}.items()
@@ -60,7 +60,7 @@ def test_sgd_update__by_hand(backend, dtype):
     assert_same("w", found["w"], np.array([4.5, 6.0]))  # 8 - 0.5 * (4 + 0.5 * 6), 8 - 0.5 * (2 + 2)
 
 
-@pytest.mark.parametrize("dtype", cases.ARENAS, indirect=True)
+@pytest.mark.dtypes(*cases.ARENAS)
 def test_adamw_update__first_step_is_the_sign_of_the_gradient(backend, dtype):
     g = np.array([3e-4, -7.0, 1e3], DTYPES[dtype])
     zero, lr = np.zeros(3, DTYPES[dtype]), np.array([0.25], DTYPES[dtype])

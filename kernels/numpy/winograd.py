@@ -1,0 +1,99 @@
+"""3x3 correlations of stride 1 with 2.25 times fewer multiplications: Winograd's F(2x2, 3x3).
+
+A tile of 2x2 outputs reads 4x4 source pixels d and forms 2*2*9 = 36 products a channel. With
+
+    B' = 1  0 -1  0      G = 1    0   0      A' = 1  1  1  0
+         0  1  1  0          1/2  1/2 1/2         0  1 -1 -1
+         0 -1  1  0          1/2 -1/2 1/2
+         0  1  0 -1          0    0   1
+
+the tile is A' [(G g G') * (B' d B)] A, where * multiplies elements: 16 products (A. Lavin, S. Gray,
+"Fast Algorithms for Convolutional Neural Networks", CVPR 2016). Summed over channels, that is one
+matrix product [tiles, C] @ [C, K] for each of the 16 elements. All entries but the halves are 0 or
+1, so little accuracy is lost: about twice the rounding error of the direct sum.
+
+Source pixels are first sorted by the parity of their row and column, tile indices outermost,
+images and channels innermost; then each transform is a few additions of long contiguous runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from ..spec.contract import Array
+from .im2col import Block, fill
+from .product import multiply
+from .windows import Window
+
+PARITIES = tuple(itertools.product((0, 1), (0, 1)))
+
+
+def scratch_elements(tiles: tuple[int, int], images: int, c: int, k: int) -> tuple[int, int]:
+    """What `correlate` needs of its two scratch arrays for so many rows and columns of tiles."""
+    th, tw = tiles
+    source = (4 * (th + 1) + 8 * th) * (tw + 1) * images * c
+    return max(source, 16 * th * tw * images * k), 16 * th * tw * images * c
+
+
+def transform_weights(w: Array, out: Array) -> Array:
+    """G w G' of w [3, 3, C, K], written to out (flat), as [16, C, K]."""
+    _, _, c, k = w.shape
+    out = out[: 16 * c * k].reshape(4, 4, c, k)
+    _thirds(w, out[:, :3])
+    columns = out[:, :3].swapaxes(0, 1).copy()
+    _thirds(columns, out.swapaxes(0, 1))
+    return out.reshape(16, c, k)
+
+
+def correlate(
+    source: Array, window: Window, block: Block, weights: Array, y: Array, scratch: Array, v: Array
+) -> None:
+    """y [images, rows, Q, K] = the 3x3 correlation at the block; zero outside the source.
+
+    source [N,H,W,C]; weights [16, C, K] are transformed; scratch and v are flat.
+    """
+    n, rows, q, k = y.shape
+    c, th, tw = source.shape[3], -(-rows // 2), -(-q // 2)
+    x = scratch[: 4 * (th + 1) * (tw + 1) * n * c].reshape(2, 2, th + 1, tw + 1, n, c)
+    top, left = window.start[0] + block.p0, window.start[1]
+    for i, j in PARITIES:
+        pixels = source[block.n0 : block.n1, (top + i) % 2 :: 2, (left + j) % 2 :: 2]
+        fill(x[i, j].transpose(2, 0, 1, 3), pixels, ((top + i) // 2, (left + j) // 2), edge=False)
+    t = scratch[x.size : x.size + 8 * th * (tw + 1) * n * c].reshape(4, 2, th, tw + 1, n, c)
+    v = v[: 16 * th * tw * n * c].reshape(4, 4, th, tw, n, c)
+    _differences(x[0, :, :-1], x[1, :, :-1], x[0, :, 1:], x[1, :, 1:], t)
+    t = t.swapaxes(0, 1)
+    _differences(t[0, :, :, :-1], t[1, :, :, :-1], t[0, :, :, 1:], t[1, :, :, 1:], v.swapaxes(0, 1))
+    m = scratch[: 16 * th * tw * n * k].reshape(4, 4, th, tw, n, k)
+    multiply(v.reshape(16, -1, c), weights, m.reshape(16, -1, k))
+    _sums(m)
+    _sums(m[:2].swapaxes(0, 1))
+    for i, j in PARITIES:
+        to = y[:, i::2, j::2]
+        np.copyto(to, m[i, j, : to.shape[1], : to.shape[2]].transpose(2, 0, 1, 3))
+
+
+def _thirds(g: Array, out: Array) -> None:
+    """out [4, ...] = G g, along the first axis of g [3, ...]."""
+    outer, inner = (g[0] + g[2]) / 2, g[1] / 2
+    out[0], out[3] = g[0], g[2]
+    np.add(outer, inner, out=out[1])
+    np.subtract(outer, inner, out=out[2])
+
+
+def _differences(d0: Array, d1: Array, d2: Array, d3: Array, out: Array) -> None:
+    """out [4, ...] = B' d."""
+    np.subtract(d0, d2, out=out[0])
+    np.add(d1, d2, out=out[1])
+    np.subtract(d2, d1, out=out[2])
+    np.subtract(d1, d3, out=out[3])
+
+
+def _sums(m: Array) -> None:
+    """m [:2] = A' m, in place."""
+    np.add(m[0], m[1], out=m[0])
+    np.add(m[0], m[2], out=m[0])
+    np.subtract(m[1], m[2], out=m[1])
+    np.subtract(m[1], m[3], out=m[1])

@@ -1,0 +1,267 @@
+"""Every command doing what it is for."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from cnnengine.cli.main import COMMANDS
+from cnnengine.engine.config import TrainConfig
+from PIL import Image
+
+from .command import COMMAND, refused, run, small, snapshot, start, succeed
+
+
+def test_help__loads_no_numpy(tmp_path):
+    """Help is instant only while no large package is imported for it."""
+    for arguments in (("--help",), ("-h",), ("train", "-h"), ("show", "-h"), ()):
+        result = subprocess.run(
+            [sys.executable, "-X", "importtime", "-m", "cnnengine.cli", *arguments],
+            cwd=tmp_path, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert "Usage: cnnengine" in result.stdout
+        loaded = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+        assert "click" in loaded
+        for package in ("numpy", "matplotlib", "rich", "PIL", "safetensors"):
+            assert package not in loaded, (arguments, package)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help__every_command_has_it(tmp_path, name):
+    assert "-h, --help" in succeed(name, "-h", cwd=tmp_path).out
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_commands__are_what_the_list_says(name):
+    assert importlib.import_module(f"cnnengine.cli.{name}").command.name == name
+
+
+def test_version(tmp_path):
+    assert succeed("--version", cwd=tmp_path).out.startswith("cnnengine ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion__prints_the_shell_s_lines(tmp_path, shell):
+    assert "_CNNENGINE_COMPLETE" in succeed("completion", shell, cwd=tmp_path).out
+
+
+def test_completion__knows_names_of_networks(tmp_path):
+    told = succeed(
+        cwd=tmp_path,
+        env={"_CNNENGINE_COMPLETE": "bash_complete", "COMP_CWORD": "3",
+             "COMP_WORDS": "cnnengine train --arch vgg-s"},
+    )  # fmt: skip
+    assert "vgg-small" in told.out
+
+
+def test_train__writes_the_whole_run_folder(trained):
+    folder, said = trained
+    assert set(snapshot(folder)) == {
+        "config.toml", "metrics.jsonl", "model.safetensors", "checkpoint/last.safetensors",
+        "checkpoint/best.safetensors", "curves.png", "confusion.png",
+    }  # fmt: skip
+    for picture in ("curves.png", "confusion.png"):
+        with Image.open(folder / picture) as image:
+            assert min(image.size) > 300
+    for part in ("test accuracy", "images/s", "memory plan", "parameters", "cnnengine eval run"):
+        assert part in said.out
+    assert "epoch 3/3" in said.err
+    config = tomllib.loads((folder / "config.toml").read_text())
+    assert config["arch"] == TrainConfig.arch
+    assert config["lr"] == TrainConfig.lr
+    assert config["options"] == {"width": 0.1}
+
+
+def test_train__json_is_one_object(tmp_path, pictures):
+    told = succeed(*small(pictures, epochs=1), "--json", cwd=tmp_path)
+    report = json.loads(told.out)
+    assert report["finished"] is True
+    assert report["run"] == "runs/vgg-small-pictures-1"
+    assert len(report["history"]) == 1
+    assert 0 <= report["test_accuracy"] <= 1
+    assert "epoch 1/1" in told.err
+
+
+def test_train__flags_beat_the_file(tmp_path, pictures):
+    (tmp_path / "run.toml").write_text(
+        f"data = {str(pictures)!r}\nepochs = 9\nbatch-size = 16\noptimizer = 'adamw'\n"
+        "[options]\nwidth = 0.2\ndropout = 0.1\n"
+    )
+    succeed("train", "--config", "run.toml", "--epochs", 1, "--option", "width=0.1",
+            "--no-flip", "--out", "run", cwd=tmp_path)  # fmt: skip
+    config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert config["epochs"] == 1
+    assert config["batch_size"] == 16
+    assert config["lr"] == 1e-3
+    assert config["flip"] is False
+    assert config["options"] == {"width": 0.1, "dropout": 0.1}
+
+
+def test_train__overwrite_replaces_a_run(finished, pictures, trained):
+    told = succeed(*small(pictures, epochs=1), "--out", "run", "--overwrite", cwd=finished.parent)
+    assert "epoch 1/1" in told.err
+    assert len(snapshot(finished)) == 7
+    assert (finished / "metrics.jsonl").read_text().count('"epoch"') < (
+        trained[0] / "metrics.jsonl"
+    ).read_text().count('"epoch"')
+
+
+def test_train__skip_bad_leaves_pictures_out_and_says_so(tmp_path, pictures):
+    shutil.copytree(pictures, tmp_path / "pictures")
+    (tmp_path / "pictures/dark/03.png").write_bytes(b"no picture")
+    told = succeed(*small(tmp_path / "pictures", epochs=1), "--skip-bad", "--out", "run",
+                   cwd=tmp_path)  # fmt: skip
+    assert "warning: left out: " in told.err
+    assert "03.png" in told.err
+    assert "left out" in succeed("eval", "run", cwd=tmp_path).err
+
+
+def test_train__threads_do_not_change_the_weights(tmp_path, pictures, trained):
+    succeed(*small(pictures), "--threads", 3, "--out", "run", cwd=tmp_path)
+    assert (tmp_path / "run/model.safetensors").read_bytes() == (
+        trained[0] / "model.safetensors"
+    ).read_bytes()
+
+
+def test_resume__with_more_epochs(finished):
+    told = succeed("train", "--resume", "run", "--epochs", 4, "--json", cwd=finished.parent)
+    report = json.loads(told.out)
+    assert report["epochs"] == 4
+    assert [record["epoch"] for record in report["history"]] == [0, 1, 2, 3]
+    assert tomllib.loads((finished / "config.toml").read_text())["epochs"] == 4
+
+
+def test_eval__agrees_with_training(trained, tmp_path):
+    folder, said = trained
+    told = succeed("eval", folder, cwd=tmp_path)
+    for figure in ("test accuracy  ", "test loss  "):
+        both = [
+            next(line.split() for line in text.splitlines() if line.startswith(figure))
+            for text in (said.out, told.out)
+        ]
+        assert both[0] == both[1]
+    assert "precision" in told.out
+    assert "dark" in told.out
+
+
+def test_eval__json_and_picture_of_a_model_file(trained, tmp_path, pictures):
+    shutil.copy(trained[0] / "model.safetensors", tmp_path / "alone.safetensors")
+    line = refused("eval", "alone.safetensors", cwd=tmp_path)
+    assert "'pictures'" in line
+    assert "--data" in line
+    told = succeed("eval", "alone.safetensors", "--data", pictures, "--out", "matrix.png",
+                   "--json", cwd=tmp_path)  # fmt: skip
+    report = json.loads(told.out)
+    assert report["images"] == sum(map(sum, report["confusion"])) == 8
+    assert [c["name"] for c in report["classes"]] == ["dark", "light"]
+    with Image.open(tmp_path / "matrix.png") as image:
+        assert min(image.size) > 300
+
+
+def test_predict__pictures_of_any_size_and_mode(trained, tmp_path):
+    Image.new("RGBA", (40, 17), (250, 250, 250, 255)).save(tmp_path / "light.webp")
+    Image.new("L", (3, 9), 20).save(tmp_path / "dark.png")
+    told = succeed("predict", trained[0], "light.webp", "dark.png", "--json", cwd=tmp_path)
+    first, second = json.loads(told.out)["predictions"]
+    assert first["image"] == "light.webp"
+    for prediction in (first, second):
+        assert sum(t["probability"] for t in prediction["top"]) == pytest.approx(1)
+        assert {t["class"] for t in prediction["top"]} == {"dark", "light"}
+    inverted = succeed("predict", trained[0], "dark.png", "--invert", "--top", 1, cwd=tmp_path)
+    assert len([line for line in inverted.out.splitlines() if "%" in line]) == 1
+
+
+def test_show__layers_of_vgg_small(tmp_path):
+    out = succeed("show", "vgg-small", cwd=tmp_path).out
+    row = next(line for line in out.splitlines() if line.lstrip().startswith("conv1_2"))
+    assert "1x28x28x32" in row
+    assert str(32 * 32 * 9 + 32) in row
+    assert f"{2 * 28 * 28 * 32 * 32 * 9 / 1e6:.1f} M" in row
+    assert "memory plan" in out
+
+
+def test_show__list(tmp_path):
+    out = succeed("show", cwd=tmp_path).out
+    assert "lenet" in out
+    assert "vgg-small" in out
+    assert "width=1.0" in out
+
+
+@pytest.mark.parametrize(
+    ("stage", "has", "lacks"),
+    [
+        ("build", "= relu(", "conv2d_dgrad"),
+        ("autodiff", "= relu_backward(", "conv2d_relu_pool"),
+        ("fuse", "conv2d_relu_pool(", "config="),
+        ("select", "config=", "= relu("),
+    ],
+)
+def test_show__graph_after_a_pass(tmp_path, stage, has, lacks):
+    out = succeed("show", "lenet", "--training", "--graph", stage, cwd=tmp_path).out
+    assert out.startswith("graph lenet\n")
+    assert has in out
+    assert lacks not in out
+
+
+def test_show__graph_without_a_pass_is_the_last(tmp_path):
+    last = succeed("show", "lenet", "--graph", cwd=tmp_path).out
+    assert last == succeed("show", "lenet", "--graph", "select", cwd=tmp_path).out
+
+
+def test_show__plan_gives_backend_and_reason(tmp_path):
+    out = succeed("show", "lenet", "--plan", "--kernels", "numpy", cwd=tmp_path).out
+    assert "conv2d_relu_pool" in out
+    assert "numpy" in out
+    assert "im2col" in out
+    assert "blocks of" in out
+
+
+def test_data__list_and_info(tmp_path, pictures):
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    rows = json.loads(succeed("data", "list", "--json", cwd=tmp_path, env=env).out)["data_sets"]
+    where = {row["name"]: row["where"] for row in rows}
+    assert where["fashion-mnist-mini"] == "in the package"
+    assert where["mnist"] == "not fetched"
+    assert "cifar10" in succeed("data", "list", cwd=tmp_path, env=env).out
+    assert "SHA-256" in succeed("data", "info", "mnist", cwd=tmp_path, env=env).out
+    info = json.loads(succeed("data", "info", pictures, "--json", cwd=tmp_path).out)
+    assert info["image_shape"] == [8, 8, 1]
+    assert info["train_images"] == 32
+    assert "dark" in succeed("data", "info", pictures, cwd=tmp_path).out
+    assert "did you mean mnist" in refused("data", "info", "mnits", cwd=tmp_path)
+
+
+def test_data__fetch_of_what_is_in_the_package(tmp_path):
+    assert (
+        "fashion-mnist-mini is in"
+        in succeed("data", "fetch", "fashion-mnist-mini", cwd=tmp_path).out
+    )
+
+
+def test_doctor__names_what_is_here_and_what_is_missing(tmp_path):
+    report = json.loads(succeed("doctor", "--json", cwd=tmp_path).out)
+    found = {finding["name"]: finding for finding in report["findings"]}
+    assert found["kernels: numpy"]["state"] == "ok"
+    assert found["blas"]["value"]
+    for finding in report["findings"]:
+        assert finding["state"] in ("ok", "missing", "warning")
+        assert finding["state"] == "ok" or finding["mend"], finding
+    assert "kernels: numpy" in succeed("doctor", cwd=tmp_path).out
+
+
+def test_output__closed_pipe_is_quiet(tmp_path):
+    with start("show", "vgg-small", "--graph", cwd=tmp_path) as process:
+        process.stdout.close()
+        err = process.stderr.read()
+        assert process.wait(timeout=60) == 1
+    assert err == ""
+
+
+def test_module__runs_as_the_command(tmp_path):
+    assert COMMAND[-1] == "cnnengine.cli"
+    assert run("show", "-h", cwd=tmp_path).out.startswith("Usage: cnnengine show")

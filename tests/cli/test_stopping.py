@@ -1,0 +1,144 @@
+"""Runs that are stopped, killed, or run out of disk or of numbers, and what is left of them."""
+
+from __future__ import annotations
+
+import random
+import resource
+import signal
+
+import pytest
+from safetensors.numpy import load_file
+
+from .command import (
+    refused,
+    run,
+    signal_at_step,
+    small,
+    snapshot,
+    start,
+    steps_done,
+    succeed,
+)
+
+STEPS = 12  # of the run in `trained`: 3 epochs of 4
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_train__stopped_then_resumed_gives_same_bytes(tmp_path, pictures, trained, number, code):
+    out = tmp_path / "run"
+    process = start(*small(pictures), "--out", out, "--json", cwd=tmp_path)
+    ended, stdout, err = signal_at_step(process, out, 2, number)
+    assert ended == code, err
+    assert err.splitlines()[-1].endswith(f"continue with: cnnengine train --resume {out}")
+    assert '"finished": false' in stdout
+    assert steps_done(out) < STEPS
+    succeed("train", "--resume", out, cwd=tmp_path)
+    assert (out / "model.safetensors").read_bytes() == (
+        trained[0] / "model.safetensors"
+    ).read_bytes()
+    assert steps_done(out) == STEPS
+
+
+def test_train__second_signal_stops_at_once(tmp_path, pictures):
+    out = tmp_path / "run"
+    process = start(*small(pictures, epochs=100_000), "--out", out, cwd=tmp_path,
+                    before=lambda: None)  # fmt: skip
+    process_code, _, err = signal_at_step(_Twice(process), out, 1, signal.SIGINT)
+    assert process_code == 130, err
+    assert "Traceback" not in err
+
+
+class _Twice:
+    """A process to which every signal is sent twice."""
+
+    def __init__(self, process):
+        self._process = process
+
+    def __getattr__(self, name):
+        return getattr(self._process, name)
+
+    def send_signal(self, number):
+        self._process.send_signal(number)
+        self._process.send_signal(number)
+
+
+def test_train__killed_at_random_moments_then_resumed_gives_same_bytes(tmp_path, pictures, trained):
+    out = tmp_path / "run"
+    process = start(*small(pictures), "--out", out, cwd=tmp_path)
+    moments = random.Random(11)
+    for kill in range(3):
+        step = moments.randrange(4 * kill, 4 * kill + 4)
+        signal_at_step(process, out, step if (out / "config.toml").exists() else max(1, step),
+                       signal.SIGKILL)  # fmt: skip
+        process = start("train", "--resume", out, cwd=tmp_path)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert (out / "model.safetensors").read_bytes() == (
+        trained[0] / "model.safetensors"
+    ).read_bytes()
+    last, expected = (
+        load_file(folder / "checkpoint/last.safetensors") for folder in (out, trained[0])
+    )
+    assert last.keys() == expected.keys()
+    assert all(last[name].tobytes() == expected[name].tobytes() for name in last)
+
+
+def test_train__disk_full_in_the_middle_of_a_checkpoint(finished):
+    """A file may grow to half a checkpoint; the writes of the next one then fail."""
+    last = finished / "checkpoint" / "last.safetensors"
+    limit = last.stat().st_size // 2
+    before = snapshot(finished)
+
+    def small_disk():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    result = run("train", "--resume", "run", "--epochs", 4, cwd=finished.parent, before=small_disk)
+    assert result.code == 2
+    error = [line for line in result.err.splitlines() if line.startswith("cnnengine: error: ")]
+    assert len(error) == 1
+    assert "cannot write run/" in error[0]
+    assert "Traceback" not in result.err
+    after = snapshot(finished)
+    for name in ("checkpoint/last.safetensors", "checkpoint/best.safetensors", "model.safetensors"):
+        assert after[name] == before[name]
+    assert not [name for name in after if name.endswith(".part")]
+    succeed("train", "--resume", "run", cwd=finished.parent)
+    assert steps_done(finished) == STEPS + 4
+
+
+def test_train__loss_not_finite_keeps_last_good_checkpoint(tmp_path, pictures):
+    """Weight decay above 2 / lr makes weights grow step by step until float32 ends."""
+    result = run(
+        *small(pictures, epochs=50), "--out", "run", "--schedule", "constant", "--momentum", 0,
+        "--weight-decay", 100, cwd=tmp_path,
+    )  # fmt: skip
+    assert result.code == 1
+    line = result.err.splitlines()[-1]
+    assert line.startswith("cnnengine: error: the loss is ")
+    assert " at step " in line
+    assert " layer " in line or " parameter " in line
+    assert line.endswith("the last good checkpoint is run/checkpoint/last.safetensors")
+    assert "Traceback" not in result.err
+    told = succeed("eval", "run", cwd=tmp_path)
+    assert "test accuracy" in told.out
+
+
+def test_train__huge_learning_rate(tmp_path, pictures):
+    result = run(*small(pictures), "--out", "run", "--lr", 1e6, cwd=tmp_path)
+    assert result.code == 1
+    assert "the loss is " in result.err.splitlines()[-1]
+    assert "Warning" not in result.err
+
+
+def test_resume__run_stopped_before_its_first_checkpoint(tmp_path, trained):
+    """Only config.toml is there: the run starts from its beginning and ends with the same bytes."""
+    out = tmp_path / "run"
+    (out / "checkpoint").mkdir(parents=True)
+    (out / "config.toml").write_bytes((trained[0] / "config.toml").read_bytes())
+    line = refused("train", "--resume", out, "--arch", "lenet", cwd=tmp_path)
+    assert "another arch" in line
+    succeed("train", "--resume", out, cwd=tmp_path)
+    assert (out / "model.safetensors").read_bytes() == (
+        trained[0] / "model.safetensors"
+    ).read_bytes()
