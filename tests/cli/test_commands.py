@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -87,6 +90,27 @@ def test_train__json_is_one_object(tmp_path, pictures):
     assert "epoch 1/1" in told.err
 
 
+def test_train__live_display_on_a_terminal(tmp_path, pictures):
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, small(pictures, epochs=2))], cwd=tmp_path, stdout=end, stderr=end,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )  # fmt: skip
+    os.close(end)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux tells that the other end is closed
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert process.wait(timeout=60) == 0
+    text = shown.decode()
+    assert "\x1b[" in text
+    assert "images/s" in text
+    assert " left" in text
+    assert "epoch 2/2  loss " in text
+    assert "cnnengine eval runs/vgg-small-pictures-1" in text
+
+
 def test_train__flags_beat_the_file(tmp_path, pictures):
     (tmp_path / "run.toml").write_text(
         f"data = {str(pictures)!r}\nepochs = 9\nbatch-size = 16\noptimizer = 'adamw'\n"
@@ -156,6 +180,7 @@ def test_eval__json_and_picture_of_a_model_file(trained, tmp_path, pictures):
     assert "--data" in line
     told = succeed("eval", "alone.safetensors", "--data", pictures, "--out", "matrix.png",
                    "--json", cwd=tmp_path)  # fmt: skip
+    assert "warning: a model file does not tell how its run split the folder" in told.err
     report = json.loads(told.out)
     assert report["images"] == sum(map(sum, report["confusion"])) == 8
     assert [c["name"] for c in report["classes"]] == ["dark", "light"]

@@ -23,6 +23,7 @@ from .command import make_pictures, refused, small, snapshot, succeed
         (("--option", "widht=0.5"), ("'widht'", "did you mean width")),
         (("--option", "width=half"), ("width", "a number", "'half'")),
         (("--option", "width=-1"), ("width", "above 0", "-1")),
+        (("--option", "width=1e30"), ("width", "at most 64", "1e+30")),
         (("--option", "width"), ("NAME=VALUE", "'width'")),
         (("--option", "dropout=1.5"), ("dropout", "[0, 1)", "1.5")),
         (("--epochs", "0"), ("--epochs", "at least 1", "0")),
