@@ -6,6 +6,7 @@ import importlib
 
 import machine
 import pytest
+
 from cnnengine.kernels import registry, spec
 
 

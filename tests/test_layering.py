@@ -6,8 +6,9 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import cnnengine.kernels
 import pytest
+
+import cnnengine.kernels
 
 ROOT = Path(next(iter(cnnengine.kernels.__path__))).resolve().parent
 ALLOWED = {

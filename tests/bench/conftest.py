@@ -7,6 +7,7 @@ import json
 import warnings
 
 import pytest
+
 from cnnengine.bench import machine
 from cnnengine.cli.main import main
 from cnnengine.kernels.numpy import threads

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from cnnengine.bench import kernels, work
 from cnnengine.bench.suites import SUITES
 from cnnengine.engine.device import open_device

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from cnnengine.bench import memory, network
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from cnnengine.bench.suites import SUITES, get_suite, pick_layers
 from cnnengine.engine import models
 from cnnengine.engine.errors import InputError

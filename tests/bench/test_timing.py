@@ -4,6 +4,7 @@ import contextlib
 
 import numpy as np
 import pytest
+
 from cnnengine.bench import timing
 from cnnengine.bench.timing import Candidate, Timing, measure
 

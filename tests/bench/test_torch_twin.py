@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from cnnengine.engine import models
 from cnnengine.engine.device import open_device
 from cnnengine.engine.network import Description, Network

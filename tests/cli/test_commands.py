@@ -13,9 +13,10 @@ import sys
 import tomllib
 
 import pytest
+from PIL import Image
+
 from cnnengine.cli.main import COMMANDS
 from cnnengine.engine.config import TrainConfig
-from PIL import Image
 
 from .command import COMMAND, refused, run, small, snapshot, start, succeed
 

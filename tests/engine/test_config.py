@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+
 from cnnengine.engine.config import (
     TrainConfig,
     check_settings,

@@ -3,6 +3,7 @@
 import ctypes
 
 import pytest
+
 from cnnengine.engine import hardware
 
 AVX2 = "avx avx2 fma sse2"
