@@ -22,6 +22,8 @@ LISTED: dict[str, tuple[Shape, Op]] = {
     "max_overlapping": ((2, 6, 7, 3), MaxPool2d((3, 3), (1, 1), (1, 1, 1, 1))),
     "max_uneven": ((1, 7, 8, 3), MaxPool2d((3, 2), (2, 3), (2, 0, 1, 0))),
     "max_dilated": ((1, 9, 11, 3), MaxPool2d((2, 3), (2, 1), dilation=(3, 2))),
+    "max_dilated_tiles": ((2, 6, 4, 3), MaxPool2d((2, 1), (2, 1), dilation=(2, 1), ceil_mode=True)),
+    "max_padded_tiles": ((2, 6, 4, 3), MaxPool2d((2, 2), (2, 2), (1, 0, 0, 1))),
     "max_stride_past_window": ((1, 11, 9, 3), MaxPool2d((2, 1), (4, 3))),
     "max_stride_past_ceil": ((1, 11, 10, 3), MaxPool2d((2, 2), (5, 4), ceil_mode=True)),
     "max_ceil_starts_in_padding": (
