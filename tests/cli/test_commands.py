@@ -18,7 +18,7 @@ from PIL import Image
 from cnnengine.cli.main import COMMANDS
 from cnnengine.engine.config import TrainConfig
 
-from .command import COMMAND, refused, run, small, snapshot, start, succeed
+from .command import COMMAND, EPOCHS, refused, run, small, snapshot, start, succeed
 
 
 def test_help__loads_no_numpy(tmp_path):
@@ -74,7 +74,7 @@ def test_train__writes_the_whole_run_folder(trained):
             assert min(image.size) > 300
     for part in ("test accuracy", "images/s", "memory plan", "parameters", "cnnengine eval run"):
         assert part in said.out
-    assert "epoch 3/3" in said.err
+    assert f"epoch {EPOCHS}/{EPOCHS}" in said.err
     config = tomllib.loads((folder / "config.toml").read_text())
     assert config["arch"] == TrainConfig.arch
     assert config["lr"] == TrainConfig.lr
@@ -154,11 +154,13 @@ def test_train__threads_do_not_change_the_weights(tmp_path, pictures, trained):
 
 
 def test_resume__with_more_epochs(finished):
-    told = succeed("train", "--resume", "run", "--epochs", 4, "--json", cwd=finished.parent)
+    told = succeed(
+        "train", "--resume", "run", "--epochs", EPOCHS + 1, "--json", cwd=finished.parent
+    )
     report = json.loads(told.out)
-    assert report["epochs"] == 4
-    assert [record["epoch"] for record in report["history"]] == [0, 1, 2, 3]
-    assert tomllib.loads((finished / "config.toml").read_text())["epochs"] == 4
+    assert report["epochs"] == EPOCHS + 1
+    assert [record["epoch"] for record in report["history"]] == list(range(EPOCHS + 1))
+    assert tomllib.loads((finished / "config.toml").read_text())["epochs"] == EPOCHS + 1
 
 
 def test_eval__agrees_with_training(trained, tmp_path):
