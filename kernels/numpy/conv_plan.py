@@ -17,6 +17,7 @@ import numpy as np
 
 from ..spec import Config, Conv2d, accumulator, dtype_name
 from .im2col import Blocks, cut
+from .product import SMALL
 from .threads import get_threads
 from .windows import Pair, Phase, Window, forward, transposed
 from .winograd import scratch_elements
@@ -28,6 +29,7 @@ LEAST_PIXELS = 256  # of a block, so that the matrix product is not all overhead
 LEAST_BLOCKS = 8  # where the work allows, so that threads finish together
 CHUNKS = 16  # of wgrad, each with a partial sum of its own,
 PARTIAL_BYTES = 1 << 25  # which take at most so much together
+LEAST_SUMS = 1024  # of a tile of wgrad's matrix products, which limits the pixels they sum over
 TILES_BYTES = 3 << 20  # transformed tiles of a block: its many steps want long runs
 PRODUCTS = 80  # multiply-adds a nanosecond in a matrix product,
 GATHERED = 4  # numbers a nanosecond gathered into patches, and
@@ -155,6 +157,8 @@ def _plan(
         pixels = COLUMN_BYTES // max(length * size, 1)
         if algorithm == "winograd":
             pixels = TILES_BYTES // (4 * (source + target) * size)
+        if function == "conv2d_wgrad":
+            pixels = min(pixels, SMALL // min(math.prod(w), LEAST_SUMS))
         images, rows = _tile(n, extent, max(pixels, LEAST_PIXELS))
     else:
         algorithm, images, rows = tile
@@ -188,7 +192,7 @@ def _plan(
         algorithm,
         (("images", images), ("rows", rows), ("workers", workers)),
         _carved_bytes([shared, *elements[1:] * workers], dtype),
-        f"blocks of {pixels} pixels x {length} numbers a patch ({pixels * length * size >> 10} KB)",
+        f"{algorithm}: blocks of {pixels} pixels, {sum(elements[1:]) * size >> 10} KB a thread",
     )
     edge = op.padding_mode == "edge" and function != "conv2d_dgrad"
     return Plan(
