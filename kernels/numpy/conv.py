@@ -25,6 +25,7 @@ import numpy as np
 from .. import spec
 from ..spec import Config, Conv2d, MaxPool2d
 from ..spec.contract import Array, Out
+from . import winograd
 from .conv_plan import choose, plan
 from .correlate import correlate, correlate_folded, forward_weights, run, transposed_weights
 from .im2col import Block, gather
@@ -40,6 +41,9 @@ __all__ = [
     "conv2d_relu_pool_backward",
     "conv2d_wgrad",
 ]
+
+
+SUMMED = 1 << 15  # numbers that a thread sums at once
 
 
 @spec.implements(spec.conv2d)
@@ -118,21 +122,28 @@ def conv2d_wgrad(
     todo = plan("conv2d_wgrad", {"x": x, "out": out, "op": op, "config": config})
     scratch = todo.scratch(workspace)
     groups, filters, window = op.groups, out.shape[0] // op.groups, todo.phases[0].window
-    shape = (groups, filters, out[0].size)  # [groups, K/groups, R*S*C/groups]
+    by_tiles = todo.config.algorithm == "winograd"
+    shape = (16, *out.shape[::3]) if by_tiles else (groups, filters, out[0].size)
     sums = scratch.shared.reshape(len(todo.chunks), *shape)
 
     def task(chunk: int, worker: int) -> None:
         image, column, product, extra = scratch.of(worker)
         for i, (_, block) in enumerate(todo.chunks[chunk]):
-            patches = gather(x, window, block, groups, todo.edge, image, column)
-            part = _in_accumulator(block.of(dy), product).reshape(-1, groups, filters)
             term = extra.reshape(shape) if i else sums[chunk]
-            multiply(part.transpose(1, 2, 0), patches, term)
+            if by_tiles:
+                winograd.wgrad(x, window, block, dy, term, image, column)
+            else:
+                patches = gather(x, window, block, groups, todo.edge, image, column)
+                part = _in_accumulator(block.of(dy), product).reshape(-1, groups, filters)
+                multiply(part.transpose(1, 2, 0), patches, term)
             if i:
                 np.add(sums[chunk], term, out=sums[chunk])
 
     run(todo, task)
-    np.add.reduce(sums, axis=0, out=out.reshape(shape))
+    total = np.empty(shape, todo.dtype) if by_tiles else out.reshape(shape)
+    _sum_in_order(sums, total)
+    if by_tiles:
+        winograd.restore_weights(total, out)
 
 
 @spec.implements(spec.conv2d_relu_pool)
@@ -205,6 +216,17 @@ def _add_bias(y: Array, bias: Array | None) -> None:
     if bias is not None:
         rows = y.reshape(-1, bias.size)
         np.add(rows, bias, out=rows)
+
+
+def _sum_in_order(parts: Array, out: Array) -> None:
+    """out = parts[0] + parts[1] + ..., slice by slice on all threads; zero without parts."""
+    parts, out = parts.reshape(len(parts), out.size), out.reshape(-1)
+
+    def task(i: int, worker: int) -> None:
+        piece = slice(i * SUMMED, (i + 1) * SUMMED)
+        np.add.reduce(parts[:, piece], axis=0, out=out[piece])
+
+    parallel(-(-out.size // SUMMED), task)
 
 
 def _zero_where(drop: Array, values: Array, out: Array) -> None:

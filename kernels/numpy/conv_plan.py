@@ -157,7 +157,7 @@ def _plan(
         pixels = COLUMN_BYTES // max(length * size, 1)
         if algorithm == "winograd":
             pixels = TILES_BYTES // (4 * (source + target) * size)
-        if function == "conv2d_wgrad":
+        elif function == "conv2d_wgrad":
             pixels = min(pixels, SMALL // min(math.prod(w), LEAST_SUMS))
         images, rows = _tile(n, extent, max(pixels, LEAST_PIXELS))
     else:
@@ -170,7 +170,9 @@ def _plan(
         for block in cut(n, window.extent[0], images, rows)
     ]
     shared, extra = math.prod(w), 0
+    transformed = 16 * source * target if algorithm == "winograd" else 0
     if function == "conv2d_wgrad":  # a chunk is a partial sum
+        shared = transformed or shared
         count = min(len(items), CHUNKS, max(2, PARTIAL_BYTES // (shared * size)))
         edges = [len(items) * i // count for i in range(count + 1)] if count else []
         chunks = [items[a:b] for a, b in itertools.pairwise(edges)]
@@ -180,13 +182,13 @@ def _plan(
         extra = math.prod(_padded_shape(op, x)[1:])
     else:
         chunks = [[item] for item in items]
+        shared += transformed
     pixels = images * rows * extent[1]
     reach = max(math.prod(v.reach(rows)) if all(v.taps) else 0 for v in windows)
     elements = [shared, images * reach * source, pixels * length, pixels * target, extra]
     if algorithm == "winograd":
-        shared += 16 * source * target
         tiles = rows // 2, -(-extent[1] // 2)
-        elements[:3] = shared, *scratch_elements(tiles, images, source, target)
+        elements[1:3] = scratch_elements(tiles, images, source, target)
     workers = max(1, min(threads, len(chunks)))
     config = Config(
         algorithm,
@@ -211,7 +213,7 @@ def _algorithm(function: str, op: Conv2d, window: Window, source: int, target: i
     """Winograd's where it applies and should be faster: nanoseconds a pixel on one core."""
     plain = window.taps == (3, 3) and op.stride == op.dilation == (1, 1) and op.groups == 1
     zeros = op.padding_mode == "zeros" or not any(op.padding)
-    if function == "conv2d_wgrad" or not (plain and zeros):
+    if not (plain and zeros):
         return "im2col"
     products, channels = source * target / PRODUCTS, source + target
     p, q = window.extent
