@@ -10,7 +10,8 @@ A tile of 2x2 outputs reads 4x4 source pixels d and forms 2*2*9 = 36 products a 
 the tile is A' [(G g G') * (B' d B)] A, where * multiplies elements: 16 products (A. Lavin, S. Gray,
 "Fast Algorithms for Convolutional Neural Networks", CVPR 2016). Summed over channels, that is one
 matrix product [tiles, C] @ [C, K] for each of the 16 elements. All entries but the halves are 0 or
-1, so little accuracy is lost: about twice the rounding error of the direct sum.
+1, so little accuracy is lost: the relative RMS error in float32 is 2.7e-7 for 64 channels and
+7e-7 for 512, that of direct sums about 4e-7. An infinity in the source may come out as NaN.
 
 Source pixels are first sorted by the parity of their row and column, tile indices outermost,
 images and channels innermost; then each transform is a few additions of long contiguous runs.
