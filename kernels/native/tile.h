@@ -21,9 +21,9 @@ typedef void tile_function(const struct tile *);
 INLINE void run_tile(const struct tile *t, const int A, const int B, const int NV, const int CB) {
     vf sum[TILE][2];
     const float *w = t->w;
-#pragma GCC unroll 32
+    UNROLL(32)
     for (int i = 0; i < A * B; i++) {
-#pragma GCC unroll 2
+        UNROLL(2)
         for (int v = 0; v < NV; v++) sum[i][v] = load(t->b + v * LANES);
     }
     for (int64_t first = 0; first < t->channels; first += CB) {
@@ -32,17 +32,17 @@ INLINE void run_tile(const struct tile *t, const int A, const int B, const int N
         for (int64_t k = 0; k < t->taps; k++) {
             const int64_t offset = block + t->offsets[k];
             const float *x[8];
-#pragma GCC unroll 8
+            UNROLL(8)
             for (int a = 0; a < A; a++) x[a] = t->x[a] + offset;
-#pragma GCC unroll 1
+            ROLLED
             for (int64_t c = 0; c < count; c++) {
                 vf weight[2];
-#pragma GCC unroll 2
+                UNROLL(2)
                 for (int v = 0; v < NV; v++) weight[v] = load(w + v * LANES);
-#pragma GCC unroll 32
+                UNROLL(32)
                 for (int i = 0; i < A * B; i++) {
                     const vf pixel = splat(x[i / B][i % B * CB + c]);
-#pragma GCC unroll 2
+                    UNROLL(2)
                     for (int v = 0; v < NV; v++) sum[i][v] += pixel * weight[v];
                 }
                 w += NV * LANES;
@@ -51,18 +51,18 @@ INLINE void run_tile(const struct tile *t, const int A, const int B, const int N
     }
     const int64_t y_pitch = t->y_pitch;
     float *y[8];
-#pragma GCC unroll 8
+    UNROLL(8)
     for (int a = 0; a < A; a++) y[a] = t->y[a];
     if (t->relu) {
-#pragma GCC unroll 32
+        UNROLL(32)
         for (int i = 0; i < A * B; i++) {
-#pragma GCC unroll 2
+            UNROLL(2)
             for (int v = 0; v < NV; v++) sum[i][v] = relu(sum[i][v]);
         }
     }
-#pragma GCC unroll 32
+    UNROLL(32)
     for (int i = 0; i < A * B; i++) {
-#pragma GCC unroll 2
+        UNROLL(2)
         for (int v = 0; v < NV; v++) store(y[i / B] + i % B * y_pitch + v * LANES, sum[i][v]);
     }
 }
