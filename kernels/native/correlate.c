@@ -11,6 +11,7 @@
 
 static const int64_t CHUNK_FLOPS = 16 << 20; /* 0.1 ms or so: enough to hide handing it out */
 static const int64_t LEAST_CHUNKS = 24; /* if need be by splitting the panels: threads end together */
+static const int64_t WEIGHTS_STAY = 256 << 10; /* 1 MiB: more weights than this leave L2 */
 static const int64_t BAND_FLOATS = 160 << 10; /* 640 KiB: a packed band stays in L2 */
 
 static int64_t lowest(const int64_t *values, int64_t count) {
@@ -97,6 +98,7 @@ struct work {
     float *db;
     struct lines next; /* the input of the thread's next chunk: fetched along the way */
     int64_t lines_a_tile;
+    int64_t end, next_panel; /* of this chunk; the first of the next one, or -1 */
 };
 
 static int64_t rows_at_once(int64_t cols) {
@@ -184,6 +186,14 @@ static void run_panel(struct work *k, int64_t panel) {
         .block_pitch = k->d.block_pitch,
         .relu = p->relu && !p->residual, /* after the residual, if there is one */
     };
+    const int64_t following = panel + 1 < k->end ? panel + 1 : k->next_panel;
+    if (panels_of(p) * p->panel_floats > WEIGHTS_STAY && following >= 0) {
+        const float *w = p->packed + (k->group * panels_of(p) + following) * p->panel_floats;
+        t.ahead = (struct lines){(const char *)w, (const char *)(w + p->panel_floats)};
+        const int64_t runs = ceil_div(p->channels, k->d.block) * p->taps;
+        const int64_t tiles = ceil_div(k->images * k->rows * p->cols, TILE);
+        t.ahead_lines = ceil_div(p->panel_floats, 16 * runs * tiles);
+    }
     const struct epilogue e = {
         .count = count,
         .residual = p->residual ? p->residual + column : NULL,
@@ -260,6 +270,8 @@ static void run_chunk(const struct correlate *p, int64_t chunk, int64_t next, fl
     int64_t panel = chunk % splits * p->panels_per_chunk;
     const int64_t end = least(panels_of(p), panel + p->panels_per_chunk);
     struct work k = place_input(p, input);
+    k.end = end;
+    k.next_panel = next < p->chunks ? next % splits * p->panels_per_chunk : -1;
     k.offsets = (int64_t *)scratch;
     k.bias = scratch + round_up(2 * p->taps);
     k.sums = k.bias + PANEL;

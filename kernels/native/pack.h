@@ -12,14 +12,17 @@ INLINE int64_t panel_lanes(int64_t filters_left) { return filters_left > LANES ?
 static void pack_panel(const struct correlate *p, int64_t group, int64_t panel, float *to) {
     const int64_t first = panel * PANEL, count = least(PANEL, p->filters - first);
     const int64_t lanes = panel_lanes(count), block = channel_block(p->channels);
-    if (count < lanes) memset(to, 0, (size_t)(p->channels * p->taps * lanes) * 4);
+    if (count < lanes && !p->transposed)
+        memset(to, 0, (size_t)(p->channels * p->taps * lanes) * 4);
     for (int64_t t = 0; t < p->taps; t++) {
         if (p->transposed) { /* w is [channel, tap, filter] for this problem */
             for (int64_t c = 0; c < p->channels; c++) {
                 const int64_t row = (group * p->channels + c) * p->filter_area + p->tap[t];
                 const int64_t c0 = c / block * block, width = least(block, p->channels - c0);
-                memcpy(to + (c0 * p->taps + t * width + c - c0) * lanes,
-                       p->w + row * p->filters + first, (size_t)count * 4);
+                const float *from = p->w + row * p->filters + first;
+                float *line = to + (c0 * p->taps + t * width + c - c0) * lanes;
+                for (int64_t f = 0; f < lanes; f += LANES)
+                    store(line + f, count - f >= LANES ? load(from + f) : load_part(from + f, count - f));
             }
             continue;
         }

@@ -14,11 +14,13 @@ struct tile {
     const float *w, *b; /* panel [block, tap, channel of the block, NV * LANES]; NV * LANES sums */
     const int64_t *offsets; /* of each tap, in floats */
     int64_t taps, channels, block_pitch, relu;
+    struct lines ahead; /* weights to come: `ahead_lines` of them are fetched with every tap */
+    int64_t ahead_lines;
 };
 
-typedef void tile_function(const struct tile *);
+typedef void tile_function(struct tile *);
 
-INLINE void run_tile(const struct tile *t, const int A, const int B, const int NV, const int CB) {
+INLINE void run_tile(struct tile *t, const int A, const int B, const int NV, const int CB) {
     vf sum[TILE][2];
     const float *w = t->w;
     UNROLL(32)
@@ -31,6 +33,7 @@ INLINE void run_tile(const struct tile *t, const int A, const int B, const int N
         const int64_t block = first / CB * t->block_pitch;
         for (int64_t k = 0; k < t->taps; k++) {
             const int64_t offset = block + t->offsets[k];
+            prefetch_lines(&t->ahead, t->ahead_lines);
             const float *x[8];
             UNROLL(8)
             for (int a = 0; a < A; a++) x[a] = t->x[a] + offset;
@@ -68,7 +71,7 @@ INLINE void run_tile(const struct tile *t, const int A, const int B, const int N
 }
 
 #define DEFINE_TILE(A, B, NV, CB)                                                                  \
-    static void tile_##A##_##B##_##NV##_##CB(const struct tile *t) { run_tile(t, A, B, NV, CB); }
+    static void tile_##A##_##B##_##NV##_##CB(struct tile *t) { run_tile(t, A, B, NV, CB); }
 #define NAME_TILE(A, B, NV, CB) [A][B][NV - 1] = tile_##A##_##B##_##NV##_##CB,
 
 #if TILE == 14
