@@ -10,6 +10,8 @@
 #include "tile.h"
 
 static const int64_t CHUNK_FLOPS = 16 << 20; /* 0.1 ms or so: enough to hide handing it out */
+static const int64_t LEAST_CHUNKS = 24; /* if need be by splitting the panels: threads end together */
+static const int64_t WEIGHTS_STAY = 256 << 10; /* 1 MiB: more weights than this leave L2 */
 static const int64_t BAND_FLOATS = 160 << 10; /* 640 KiB: a packed band stays in L2 */
 
 static int64_t lowest(const int64_t *values, int64_t count) {
@@ -43,35 +45,46 @@ static int64_t band_floats(const struct correlate *p, int64_t rows, int64_t imag
 
 static int64_t panels_of(const struct correlate *p) { return ceil_div(p->filters, PANEL); }
 
-/* Choose bands and chunks from the shape alone, so that bits do not depend on the threads. */
+/* One band more, all about equally high, in whole units. */
+static int64_t smaller_band(int64_t rows, int64_t band, int64_t unit) {
+    return least(band - unit, round_to(ceil_div(rows, ceil_div(rows, band) + 1), unit));
+}
+
+/* Choose bands and chunks from the shape alone, so that bits do not depend on the threads.
+
+   Bands are as high as the L2 cache lets them be: every band reads all weights again. */
 void correlate_plan(struct correlate *p) {
-    const int64_t panels = panels_of(p);
+    const int64_t panels = panels_of(p), grid = p->pool ? p->rows & ~1 : p->rows;
+    const int64_t unit = p->pool ? 2 : 1; /* rows that stay together */
     const int64_t row_flops = 2 * p->cols * (p->taps + 1) * p->channels * p->filters;
-    const int64_t tiles_of_row = ceil_div(p->cols, TILE);
-    int64_t band = most(CHUNK_FLOPS / row_flops, ceil_div(8, tiles_of_row));
-    band = most(1, least(band, p->rows));
-    while (band > 1 && band_floats(p, band, 1) > BAND_FLOATS) band = (band + 1) / 2;
-    if (p->fold) band = p->rows;
-    if (p->pool) band = most(2, band & ~1);
-    const int64_t grid = p->pool ? p->rows & ~1 : p->rows;
+    int64_t band = most(unit, grid);
+    while (!p->fold && band > unit && band_floats(p, band, 1) > BAND_FLOATS)
+        band = smaller_band(grid, band, unit);
+    while (!p->fold && band > unit && band * row_flops > CHUNK_FLOPS / 4 &&
+           p->images * p->groups * ceil_div(grid, band) * panels < LEAST_CHUNKS)
+        band = smaller_band(grid, band, unit);
+    p->band = band;
     p->bands = most(1, ceil_div(grid, band));
-    band = ceil_div(grid, p->bands);
-    p->band = p->pool ? (band + 1) & ~1 : band;
     p->images_per_chunk = 1;
     if (p->bands == 1 && !p->fold) {
         int64_t images = CHUNK_FLOPS / most(1, row_flops * p->rows);
         images = least(images, BAND_FLOATS / band_floats(p, p->band, 1));
-        p->images_per_chunk = most(1, least(images, p->images / 16));
+        p->images_per_chunk = most(1, least(images, p->images / LEAST_CHUNKS));
     }
-    const int64_t chunks = ceil_div(p->images, p->images_per_chunk) * p->bands * p->groups;
-    const int64_t splits = chunks && !p->fold ? most(1, least(panels, 8 / chunks)) : 1;
+    const int64_t inputs = ceil_div(p->images, p->images_per_chunk) * p->bands * p->groups;
+    int64_t splits = 1;
+    if (inputs && inputs < LEAST_CHUNKS && !p->fold && inputs * p->band * row_flops > CHUNK_FLOPS)
+        splits = least(panels, ceil_div(LEAST_CHUNKS, inputs));
     p->panels_per_chunk = ceil_div(panels, splits);
-    p->chunks = chunks * ceil_div(panels, p->panels_per_chunk);
+    splits = ceil_div(panels, p->panels_per_chunk);
+    p->chunks = inputs * splits;
     p->panels = p->groups * panels;
     p->panel_floats = p->channels * p->taps * PANEL;
+    p->shared_bands = splits > 1 ? inputs : 0;
+    p->band_floats = round_up(band_floats(p, p->band, p->images_per_chunk));
     const int64_t pixels = p->fold ? p->rows * p->cols : p->pool ? 2 * p->cols : TILE;
-    const int64_t band_size = band_floats(p, p->band, p->images_per_chunk);
-    p->scratch_floats = round_up(2 * p->taps) + PANEL + round_up(band_size) + round_up(pixels * PANEL);
+    p->scratch_floats = round_up(2 * p->taps) + PANEL + (splits > 1 ? 0 : p->band_floats) +
+                        round_up(pixels * PANEL);
 }
 
 /* One chunk at work: `rows` grid rows of each of `images`, numbered through from 0. */
@@ -80,10 +93,12 @@ struct work {
     struct band d;
     int64_t group, image, images, row, rows;
     int64_t *offsets;
-    float *packed, *bias, *sums; /* sums: a tile, two rows to pool, or an image to fold */
+    const float *packed;
+    float *bias, *sums; /* sums: a tile, two rows to pool, or an image to fold */
     float *db;
     struct lines next; /* the input of the thread's next chunk: fetched along the way */
     int64_t lines_a_tile;
+    int64_t end, next_panel; /* of this chunk; the first of the next one, or -1 */
 };
 
 static int64_t rows_at_once(int64_t cols) {
@@ -171,6 +186,14 @@ static void run_panel(struct work *k, int64_t panel) {
         .block_pitch = k->d.block_pitch,
         .relu = p->relu && !p->residual, /* after the residual, if there is one */
     };
+    const int64_t following = panel + 1 < k->end ? panel + 1 : k->next_panel;
+    if (panels_of(p) * p->panel_floats > WEIGHTS_STAY && following >= 0) {
+        const float *w = p->packed + (k->group * panels_of(p) + following) * p->panel_floats;
+        t.ahead = (struct lines){(const char *)w, (const char *)(w + p->panel_floats)};
+        const int64_t runs = ceil_div(p->channels, k->d.block) * p->taps;
+        const int64_t tiles = ceil_div(k->images * k->rows * p->cols, TILE);
+        t.ahead_lines = ceil_div(p->panel_floats, 16 * runs * tiles);
+    }
     const struct epilogue e = {
         .count = count,
         .residual = p->residual ? p->residual + column : NULL,
@@ -207,15 +230,12 @@ static void run_panel(struct work *k, int64_t panel) {
     }
 }
 
-/* What chunk number `chunk` covers; chunks run over panels, bands, groups and images. */
-static struct work place_chunk(const struct correlate *p, int64_t chunk, int64_t *first_panel) {
-    const int64_t splits = ceil_div(panels_of(p), p->panels_per_chunk);
-    *first_panel = chunk % splits * p->panels_per_chunk;
-    chunk /= splits;
-    struct work k = {.p = p, .row = chunk % p->bands * p->band};
-    chunk /= p->bands;
-    k.group = chunk % p->groups;
-    k.image = chunk / p->groups * p->images_per_chunk;
+/* What input number `input` covers; inputs run over bands, groups and images. */
+static struct work place_input(const struct correlate *p, int64_t input) {
+    struct work k = {.p = p, .row = input % p->bands * p->band};
+    input /= p->bands;
+    k.group = input % p->groups;
+    k.image = input / p->groups * p->images_per_chunk;
     k.images = least(p->images_per_chunk, p->images - k.image);
     k.rows = least(p->band, (p->pool ? p->rows & ~1 : p->rows) - k.row);
     k.d = make_band(p, k.rows, k.images);
@@ -227,10 +247,17 @@ static const float *input_row(const struct work *k, int64_t image, int64_t row) 
            k->group * k->p->channels;
 }
 
-/* The memory that holds the input of a chunk. */
-static struct lines input_lines(const struct correlate *p, int64_t chunk) {
-    int64_t panel;
-    const struct work k = place_chunk(p, chunk, &panel);
+static void pack_input(const struct work *k, float *to) {
+    const struct correlate *p = k->p;
+    const int64_t first = k->row * p->step_h + lowest(p->dr, p->taps);
+    for (int64_t i = 0; i < k->images; i++)
+        pack_band(&k->d, input_row(k, i, 0), p->height, p->width, p->x_pitch, p->channels, p->edge,
+                  first, to + i * k->d.image_pitch);
+}
+
+/* The memory that holds an input. */
+static struct lines input_lines(const struct correlate *p, int64_t input) {
+    const struct work k = place_input(p, input);
     const int64_t first = k.row * p->step_h + lowest(p->dr, p->taps);
     const int64_t from = most(0, least(first, p->height - 1));
     const int64_t last = most(0, least(first + k.d.rows, p->height) - 1);
@@ -239,40 +266,51 @@ static struct lines input_lines(const struct correlate *p, int64_t chunk) {
 }
 
 static void run_chunk(const struct correlate *p, int64_t chunk, int64_t next, float *scratch) {
-    int64_t panel;
-    struct work k = place_chunk(p, chunk, &panel);
+    const int64_t splits = ceil_div(panels_of(p), p->panels_per_chunk), input = chunk / splits;
+    int64_t panel = chunk % splits * p->panels_per_chunk;
+    const int64_t end = least(panels_of(p), panel + p->panels_per_chunk);
+    struct work k = place_input(p, input);
+    k.end = end;
+    k.next_panel = next < p->chunks ? next % splits * p->panels_per_chunk : -1;
     k.offsets = (int64_t *)scratch;
     k.bias = scratch + round_up(2 * p->taps);
-    k.packed = k.bias + PANEL;
-    k.sums = k.packed + round_up(band_floats(p, p->band, p->images_per_chunk));
+    k.sums = k.bias + PANEL;
     k.db = p->db ? p->db + chunk * p->groups * p->filters : NULL;
     if (k.db) memset(k.db, 0, (size_t)(p->groups * p->filters) * 4);
-    const int64_t first_dr = lowest(p->dr, p->taps);
     for (int64_t t = 0; t < p->taps; t++) {
         const int64_t col = p->ds[t] - k.d.first_col;
-        k.offsets[t] = (p->dr[t] - first_dr) * k.d.row_pitch +
+        k.offsets[t] = (p->dr[t] - lowest(p->dr, p->taps)) * k.d.row_pitch +
                        (col % k.d.step * k.d.cols + col / k.d.step) * k.d.block;
     }
-    for (int64_t i = 0; i < k.images; i++)
-        pack_band(&k.d, input_row(&k, i, 0), p->height, p->width, p->x_pitch, p->channels, p->edge,
-                  k.row * p->step_h + first_dr, k.packed + i * k.d.image_pitch);
-    const int64_t end = least(panels_of(p), panel + p->panels_per_chunk);
-    if (next < p->chunks) {
-        const int64_t rows = k.images * k.rows;
-        const int64_t tiles = ceil_div(rows * p->cols, TILE) * (end - panel);
-        k.next = input_lines(p, next);
-        k.lines_a_tile = ceil_div(k.next.end - k.next.at, 64 * tiles);
+    if (p->shared_bands) {
+        k.packed = p->packed + p->panels * p->panel_floats + input * p->band_floats;
+    } else {
+        float *packed = scratch + p->scratch_floats - p->band_floats;
+        pack_input(&k, packed);
+        k.packed = packed;
+        if (next < p->chunks) {
+            const int64_t tiles = ceil_div(k.images * k.rows * p->cols, TILE) * (end - panel);
+            k.next = input_lines(p, next);
+            k.lines_a_tile = ceil_div(k.next.end - k.next.at, 64 * tiles);
+        }
     }
     for (; panel < end; panel++) run_panel(&k, panel);
 }
 
-/* One thread's share of a call: pack panels, then run chunks, while there are any. */
+/* One thread's share of a call: pack what all chunks read, then run chunks, while there are any. */
 void correlate_run(const struct correlate *p, struct tickets *shared, float *scratch) {
-    for (int64_t i; (i = atomic_fetch_add(&shared->first, 1)) < p->panels;) {
-        pack_panel(p, i / panels_of(p), i % panels_of(p), p->packed + i * p->panel_floats);
+    const int64_t units = p->panels + p->shared_bands;
+    for (int64_t i; (i = atomic_fetch_add(&shared->first, 1)) < units;) {
+        if (i < p->panels) {
+            pack_panel(p, i / panels_of(p), i % panels_of(p), p->packed + i * p->panel_floats);
+        } else {
+            const struct work k = place_input(p, i - p->panels);
+            float *bands = p->packed + p->panels * p->panel_floats;
+            pack_input(&k, bands + (i - p->panels) * p->band_floats);
+        }
         atomic_fetch_add(&shared->first_done, 1);
     }
-    wait_for_first(shared, p->panels);
+    wait_for_first(shared, units);
     int64_t chunk = atomic_fetch_add(&shared->second, 1);
     while (chunk < p->chunks) {
         const int64_t next = atomic_fetch_add(&shared->second, 1);

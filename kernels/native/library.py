@@ -32,6 +32,7 @@ class Correlate(ctypes.Structure):
         *[(name, ctypes.c_int64) for name in ("edge", "relu", "pool", "transposed", "fold")],
         *[(name, ctypes.c_int64) for name in ("fold_top", "fold_left", "band", "bands")],
         *[(name, ctypes.c_int64) for name in ("images_per_chunk", "panels_per_chunk", "chunks")],
+        *[(name, ctypes.c_int64) for name in ("shared_bands", "band_floats")],
         *[(name, ctypes.c_int64) for name in ("panels", "panel_floats", "scratch_floats")],
     ]
 

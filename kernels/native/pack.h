@@ -12,21 +12,33 @@ INLINE int64_t panel_lanes(int64_t filters_left) { return filters_left > LANES ?
 static void pack_panel(const struct correlate *p, int64_t group, int64_t panel, float *to) {
     const int64_t first = panel * PANEL, count = least(PANEL, p->filters - first);
     const int64_t lanes = panel_lanes(count), block = channel_block(p->channels);
-    for (int64_t c0 = 0; c0 < p->channels; c0 += block) {
-        const int64_t width = least(block, p->channels - c0);
-        for (int64_t t = 0; t < p->taps; t++, to += width * lanes) {
-            if (count < lanes) memset(to, 0, (size_t)(width * lanes) * 4);
-            if (p->transposed) { /* w is [channel, tap, filter] for this problem */
-                for (int64_t c = 0; c < width; c++) {
-                    const int64_t row = (group * p->channels + c0 + c) * p->filter_area + p->tap[t];
-                    memcpy(to + c * lanes, p->w + row * p->filters + first, (size_t)count * 4);
-                }
-                continue;
+    if (count < lanes && !p->transposed)
+        memset(to, 0, (size_t)(p->channels * p->taps * lanes) * 4);
+    for (int64_t t = 0; t < p->taps; t++) {
+        if (p->transposed) { /* w is [channel, tap, filter] for this problem */
+            for (int64_t c = 0; c < p->channels; c++) {
+                const int64_t row = (group * p->channels + c) * p->filter_area + p->tap[t];
+                const int64_t c0 = c / block * block, width = least(block, p->channels - c0);
+                const float *from = p->w + row * p->filters + first;
+                float *line = to + (c0 * p->taps + t * width + c - c0) * lanes;
+                for (int64_t f = 0; f < lanes; f += LANES)
+                    store(line + f, count - f >= LANES ? load(from + f) : load_part(from + f, count - f));
             }
-            for (int64_t f = 0; f < count; f++) {
-                const int64_t row = (group * p->filters + first + f) * p->filter_area + p->tap[t];
-                const float *from = p->w + row * p->channels + c0;
-                for (int64_t c = 0; c < width; c++) to[c * lanes + f] = from[c];
+            continue;
+        }
+        for (int64_t f = 0; f < count; f += LANES) { /* rows of w are read along the channels */
+            const int64_t row = (group * p->filters + first + f) * p->filter_area + p->tap[t];
+            const float *from = p->w + row * p->channels;
+            const int64_t step = p->filter_area * p->channels, some = least(LANES, count - f);
+            for (int64_t c0 = 0; c0 < p->channels; c0 += block) {
+                const int64_t width = least(block, p->channels - c0);
+                float *square = to + (c0 * p->taps + t * width) * lanes + f;
+                int64_t c = 0;
+                for (; some == LANES && c + LANES <= width; c += LANES)
+                    transpose(from + c0 + c, step, square + c * lanes, lanes);
+                for (; c < width; c++)
+                    for (int64_t i = 0; i < some; i++)
+                        square[c * lanes + i] = from[i * step + c0 + c];
             }
         }
     }

@@ -204,12 +204,12 @@ def unpool(out: Shape, db: bool, variant: str, workers: int) -> Plan:
 
 
 def _plan(problems: Any, tables: Any, width: int, db: bool, workers: int) -> Plan:
-    panels = max(p.panels * p.panel_floats for p in problems)
+    packed = max(p.panels * p.panel_floats + p.shared_bands * p.band_floats for p in problems)
     partial = max(p.chunks for p in problems) * width if db else 0
     return Plan(
         problems,
         tables,
-        shared=(aligned(4 * panels), aligned(4 * partial)),
+        shared=(aligned(4 * packed), aligned(4 * partial)),
         scratch=aligned(4 * max(p.scratch_floats for p in problems)),
         workers=workers,
     )

@@ -14,16 +14,18 @@ struct tile {
     const float *w, *b; /* panel [block, tap, channel of the block, NV * LANES]; NV * LANES sums */
     const int64_t *offsets; /* of each tap, in floats */
     int64_t taps, channels, block_pitch, relu;
+    struct lines ahead; /* weights to come: `ahead_lines` of them are fetched with every tap */
+    int64_t ahead_lines;
 };
 
-typedef void tile_function(const struct tile *);
+typedef void tile_function(struct tile *);
 
-INLINE void run_tile(const struct tile *t, const int A, const int B, const int NV, const int CB) {
+INLINE void run_tile(struct tile *t, const int A, const int B, const int NV, const int CB) {
     vf sum[TILE][2];
     const float *w = t->w;
-#pragma GCC unroll 32
+    UNROLL(32)
     for (int i = 0; i < A * B; i++) {
-#pragma GCC unroll 2
+        UNROLL(2)
         for (int v = 0; v < NV; v++) sum[i][v] = load(t->b + v * LANES);
     }
     for (int64_t first = 0; first < t->channels; first += CB) {
@@ -31,18 +33,19 @@ INLINE void run_tile(const struct tile *t, const int A, const int B, const int N
         const int64_t block = first / CB * t->block_pitch;
         for (int64_t k = 0; k < t->taps; k++) {
             const int64_t offset = block + t->offsets[k];
+            prefetch_lines(&t->ahead, t->ahead_lines);
             const float *x[8];
-#pragma GCC unroll 8
+            UNROLL(8)
             for (int a = 0; a < A; a++) x[a] = t->x[a] + offset;
-#pragma GCC unroll 1
+            ROLLED
             for (int64_t c = 0; c < count; c++) {
                 vf weight[2];
-#pragma GCC unroll 2
+                UNROLL(2)
                 for (int v = 0; v < NV; v++) weight[v] = load(w + v * LANES);
-#pragma GCC unroll 32
+                UNROLL(32)
                 for (int i = 0; i < A * B; i++) {
                     const vf pixel = splat(x[i / B][i % B * CB + c]);
-#pragma GCC unroll 2
+                    UNROLL(2)
                     for (int v = 0; v < NV; v++) sum[i][v] += pixel * weight[v];
                 }
                 w += NV * LANES;
@@ -51,24 +54,24 @@ INLINE void run_tile(const struct tile *t, const int A, const int B, const int N
     }
     const int64_t y_pitch = t->y_pitch;
     float *y[8];
-#pragma GCC unroll 8
+    UNROLL(8)
     for (int a = 0; a < A; a++) y[a] = t->y[a];
     if (t->relu) {
-#pragma GCC unroll 32
+        UNROLL(32)
         for (int i = 0; i < A * B; i++) {
-#pragma GCC unroll 2
+            UNROLL(2)
             for (int v = 0; v < NV; v++) sum[i][v] = relu(sum[i][v]);
         }
     }
-#pragma GCC unroll 32
+    UNROLL(32)
     for (int i = 0; i < A * B; i++) {
-#pragma GCC unroll 2
+        UNROLL(2)
         for (int v = 0; v < NV; v++) store(y[i / B] + i % B * y_pitch + v * LANES, sum[i][v]);
     }
 }
 
 #define DEFINE_TILE(A, B, NV, CB)                                                                  \
-    static void tile_##A##_##B##_##NV##_##CB(const struct tile *t) { run_tile(t, A, B, NV, CB); }
+    static void tile_##A##_##B##_##NV##_##CB(struct tile *t) { run_tile(t, A, B, NV, CB); }
 #define NAME_TILE(A, B, NV, CB) [A][B][NV - 1] = tile_##A##_##B##_##NV##_##CB,
 
 #if TILE == 14

@@ -9,7 +9,7 @@
 #include "wgrad_tile.h"
 
 static const int64_t L1_FLOATS = 8 << 10;   /* 32 of 48 KiB: a band of x (one block) and of dy */
-static const int64_t LEAST_CHUNKS = 16;      /* so that threads end together */
+static const int64_t LEAST_PARTS = 16;       /* chunks that there should be: threads end together */
 enum { NARROW = 8 };                         /* fewer channels: a tile runs over taps of a row */
 static const int64_t PITCH_OF_ALIASES = 64;  /* pixels farther apart crowd a few sets of the L1 */
 
@@ -45,7 +45,7 @@ void wgrad_plan(struct wgrad *p) {
     const int64_t x_floats = p->images * p->height * p->width * p->channels * p->groups;
     int64_t cheapest = INT64_MAX; /* parts are written and read again; splits pack x anew */
     for (int64_t splits = 1; splits <= panels; splits++) {
-        const int64_t parts = most(1, least(p->images, ceil_div(LEAST_CHUNKS, splits * p->groups)));
+        const int64_t parts = most(1, least(p->images, ceil_div(LEAST_PARTS, splits * p->groups)));
         const int64_t cost = 2 * parts * p->part_floats + splits * x_floats;
         if (cost >= cheapest) continue;
         cheapest = cost;

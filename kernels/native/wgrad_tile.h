@@ -21,50 +21,50 @@ typedef void outer_function(const struct outer *);
 
 INLINE void run_outer(const struct outer *t, const int A, const int B, const int NV) {
     vf sum[TILE][2];
-#pragma GCC unroll 32
+    UNROLL(32)
     for (int i = 0; i < A * B; i++) {
-#pragma GCC unroll 2
+        UNROLL(2)
         for (int v = 0; v < NV; v++) sum[i][v] = (vf){0};
     }
     const int64_t x_step = t->x_step, dy_step = t->dy_step;
     for (int64_t image = 0; image < t->images; image++) {
         for (int64_t row = 0; row < t->rows; row++) {
             const float *x[3];
-#pragma GCC unroll 3
+            UNROLL(3)
             for (int a = 0; a < A; a++)
                 x[a] = t->x + image * t->x_image + row * t->x_row + a * t->x_tap_row;
             const float *dy = t->dy + image * t->dy_image + row * t->dy_row;
-#pragma GCC unroll 1
+            ROLLED
             for (int64_t q = 0; q < t->cols; q++) {
                 vf grad[2];
-#pragma GCC unroll 2
+                UNROLL(2)
                 for (int v = 0; v < NV; v++) grad[v] = load(dy + v * LANES);
-#pragma GCC unroll 32
+                UNROLL(32)
                 for (int i = 0; i < A * B; i++) {
                     const vf pixel = splat(x[i / B][i % B]);
-#pragma GCC unroll 2
+                    UNROLL(2)
                     for (int v = 0; v < NV; v++) sum[i][v] += pixel * grad[v];
                 }
-#pragma GCC unroll 3
+                UNROLL(3)
                 for (int a = 0; a < A; a++) x[a] += x_step;
                 dy += dy_step;
             }
         }
     }
     float *to[3];
-#pragma GCC unroll 3
+    UNROLL(3)
     for (int a = 0; a < A; a++) to[a] = t->sums + a * t->sums_tap_row;
     if (t->add) {
-#pragma GCC unroll 32
+        UNROLL(32)
         for (int i = 0; i < A * B; i++) {
-#pragma GCC unroll 2
+            UNROLL(2)
             for (int v = 0; v < NV; v++)
                 sum[i][v] += load(to[i / B] + (i % B * NV + v) * LANES);
         }
     }
-#pragma GCC unroll 32
+    UNROLL(32)
     for (int i = 0; i < A * B; i++) {
-#pragma GCC unroll 2
+        UNROLL(2)
         for (int v = 0; v < NV; v++) store(to[i / B] + (i % B * NV + v) * LANES, sum[i][v]);
     }
 }
