@@ -255,7 +255,13 @@ class Trainer:
 
     def _end_epoch(self, report: Report) -> Evaluation:
         progress = self.progress
+        self._tensors()  # refuses weights that are not finite, before anything is written
         test = self._evaluate()
+        if not math.isfinite(test.loss):
+            raise TrainingError(
+                f"the loss on the test images is {test.loss} after step {progress.step} (epoch "
+                f"{progress.epoch + 1}); {self._kept()}"
+            )
         told = EpochReport(
             progress.epoch, self.config.epochs, progress.loss_sum / progress.seen,
             progress.correct / progress.seen, test.loss, test.accuracy, self._epoch_seconds,
@@ -276,12 +282,22 @@ class Trainer:
         return test
 
     def _save(self, *, best: bool = False) -> None:
+        tensors = self._tensors()
         self.progress.metrics_bytes = self._metrics.tell()
-        state = {f"optimizer/{n}": self.device.to_host(a) for n, a in self.optimizer.state.items()}
-        tensors = {**self.network.state_dict(), **state}
         if best:
             self.folder.save_checkpoint(self.folder.best, tensors, self.progress, self.identity)
         self.folder.save_checkpoint(self.folder.last, tensors, self.progress, self.identity)
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        """All that a checkpoint holds. Raises: TrainingError where a number is not finite."""
+        state = {f"optimizer/{n}": self.device.to_host(a) for n, a in self.optimizer.state.items()}
+        tensors = {**self.network.state_dict(), **state}
+        bad = next((name for name, a in tensors.items() if not np.isfinite(a).all()), None)
+        if bad is not None:
+            raise TrainingError(
+                f"{bad} is not finite after step {self.progress.step}; {self._kept()}"
+            )
+        return tensors
 
     def _write(self, kind: str, told: StepReport | EpochReport) -> None:
         try:

@@ -169,6 +169,38 @@ def test_trainer__a_loss_that_is_not_finite_names_the_step_and_the_layer(tmp_pat
     assert (folder / "checkpoint" / "last.safetensors").read_bytes() == kept
 
 
+def test_trainer__weights_that_are_not_finite_after_an_epoch_spare_model_and_checkpoint(tmp_path):
+    """The epoch's last update spoils a weight: no loss has shown it yet."""
+    trainer = toy_trainer(tmp_path / "run")
+    kept = {}
+
+    def spoil(told):
+        if isinstance(told, EpochReport):
+            kept.update({p: p.read_bytes() for p in (trainer.folder.model, trainer.folder.last)})
+        elif told.epoch == 1 and told.step == 10:
+            dict(trainer.network.parameters)["conv1_1/w"][...] = np.nan
+
+    with pytest.raises(TrainingError, match=r"conv1_1/w is not finite after step 10; the last"):
+        trainer.run(spoil)
+    assert kept
+    assert all(path.read_bytes() == before for path, before in kept.items())
+
+
+def test_trainer__test_loss_that_is_not_finite_spares_model_and_checkpoint(tmp_path):
+    """Weights so large, though finite, that the next forward pass overflows."""
+    trainer = toy_trainer(tmp_path / "run")
+
+    def spoil(told):
+        if isinstance(told, StepReport) and told.step == 5:
+            for _, view in trainer.network.parameters:
+                view[...] = 1e30
+
+    with pytest.raises(TrainingError, match=r"on the test images is nan after step 5 .epoch 1."):
+        trainer.run(spoil)
+    assert not trainer.folder.model.exists()
+    assert not trainer.folder.last.exists()
+
+
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", 1e-6), ("fp16", 1e-2), ("bf16", 0.1)])
 def test_trainer__gradients_of_other_precisions_follow_float64(tmp_path, precision, allowed):
     gradients = {}
