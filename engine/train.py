@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from . import diagnose
-from .checkpoint import Progress, RunFolder
+from .checkpoint import Progress, RunFolder, Source
 from .config import RESUME_MAY_CHANGE, TrainConfig
 from .data import Augment, Batch, Loader, Splits
 from .device import Device
@@ -142,6 +142,11 @@ class Trainer:
             for n in list(tensors)
             if n.startswith("optimizer/")
         }
+        wanted = {name: array.shape for name, array in self.optimizer.state.items()}
+        if {name: array.shape for name, array in state.items()} != wanted:
+            raise InputError(
+                f"{self.folder.last} has no fitting state of the optimizer {self.config.optimizer}"
+            )
         self.network.load(tensors, str(self.folder.last))
         for name, array in self.optimizer.state.items():
             self.device.copy_from_host(array, state[name])
@@ -250,6 +255,10 @@ class Trainer:
             progress.loss_scale *= 2
         return True
 
+    def _source(self) -> Source:
+        config = self.config
+        return Source(self.splits.name, config.seed, config.image_size, config.skip_bad)
+
     def _evaluate(self) -> Evaluation:
         return evaluate(self.network, self.splits.test)
 
@@ -276,7 +285,7 @@ class Trainer:
         )  # fmt: skip
         # The model first: if we are killed between the two, the resumed run writes it again.
         arrays = self.network.state_dict()
-        self.folder.save_model(self.description, arrays, self.splits.name)
+        self.folder.save_model(self.description, arrays, self._source())
         self._save(best=is_best)
         report(told)
         return test
