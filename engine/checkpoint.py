@@ -12,9 +12,12 @@ the run as JSON metadata, so that it is whole or not there.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +74,18 @@ class RunFolder:
         self.best = path / "checkpoint" / "best.safetensors"
         self.curves = path / "curves.png"
         self.confusion = path / "confusion.png"
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder and keep other processes from training in it. Raises: InputError."""
+        files.make_folder(self.path)
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            if not _lock(handle):
+                raise InputError(f"another process is training in {self.path}")
+            yield
+        finally:
+            os.close(handle)  # and with it the lock, as at the end of the process
 
     def check_free(self, *, overwrite: bool = False) -> None:
         """Touch nothing. Raises: InputError when the folder may not be made or replaced.
@@ -180,6 +195,16 @@ class RunFolder:
                     f"cannot resume {self.path} with another {name}: it has {before}, not {value}"
                 )
         return tensors, progress
+
+
+def _lock(handle: int) -> bool:
+    """Whether the open folder could be locked; a file system without locks counts as yes."""
+    with contextlib.suppress(OSError):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def load_model(path: Path) -> tuple[Description, dict[str, np.ndarray], Source]:
