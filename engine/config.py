@@ -58,7 +58,7 @@ class TrainConfig:
                 )
 
 
-RESUME_MAY_CHANGE = ("epochs", "device", "kernels", "threads")  # they do not decide the weights
+RESUME_MAY_CHANGE = ("epochs", "device", "kernels", "threads")  # how long, and how fast
 
 _KINDS = {f.name: dict if f.name == "options" else type(f.default) for f in fields(TrainConfig)}
 _WORDS = {

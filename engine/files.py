@@ -79,7 +79,7 @@ def checksum(tensors: Mapping[str, np.ndarray]) -> int:
     total = 0
     for name, array in sorted(tensors.items()):
         total = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), total)
-        total = zlib.crc32(array.reshape(-1).view(np.uint8), total)
+        total = zlib.crc32(array.reshape(-1).view(np.uint8).data, total)
     return total
 
 
