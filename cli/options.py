@@ -38,7 +38,7 @@ SETTINGS = {
     "schedule": "How the learning rate goes: constant, cosine or step.",
     "weight_decay": "Pull of the weights towards zero.",
     "label_smoothing": "Share of the target spread over all classes.",
-    "precision": "fp32, tf32, fp16 or bf16.",
+    "precision": "fp32, tf32, fp16, bf16 or fp64.",
     "seed": "Names every random number of the run.",
     "shift": "Move training images by up to that many pixels.",
     "flip": "Mirror half of the training images.",

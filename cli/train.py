@@ -54,14 +54,15 @@ def command(
         config = resolve_config(_settings_of(config_file), flags)
         config = replace(config, data=_absolute(config.data))
     trainer = _prepare(config, resume or out or default_run_folder(config), overwrite, bool(resume))
-    if resume is not None:
-        trainer.resume()
-    else:
-        trainer.folder.create(overwrite=overwrite)
-    trainer.folder.save_config(asdict(config))
-    _introduce(trainer)
-    summary, stopped_by = _run(trainer)
-    _sum_up(trainer, summary, as_json)
+    with trainer.folder.held():
+        if resume is not None:
+            trainer.resume()
+        else:
+            trainer.folder.create(overwrite=overwrite)
+        trainer.folder.save_config(asdict(config))
+        _introduce(trainer)
+        summary, stopped_by = _run(trainer)
+        _sum_up(trainer, summary, as_json)
     if not summary.finished:
         output.note(
             f"cnnengine: stopped at step {summary.steps} of {trainer.total_steps} and saved; "
@@ -137,6 +138,8 @@ def _introduce(trainer: Trainer) -> None:
         f"{config.arch} on {splits.name} ({splits.note}); {trainer.device.name}, kernels "
         f"{' and '.join(trainer.device.backends)}, {config.precision}"
     )
+    for declined in trainer.device.declined:
+        output.warn(f"slower than it could be: {declined}")
     for skipped in splits.skipped:
         output.warn(f"left out: {skipped}")
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..engine.config import TrainConfig, check_settings, parse_image_size, resolve_config
+from ..engine.config import check_settings, parse_image_size
 from ..engine.errors import InputError
-from . import output
 
 if TYPE_CHECKING:
+    from ..engine.checkpoint import Source
     from ..engine.data import Splits
     from ..engine.network import Network
 
 
-def open_network(path: Path, device: str, kernels: str, batch: int) -> tuple[Network, str]:
-    """The network at `path`, ready for batches of `batch` images, and its data set's name.
+def open_network(path: Path, device: str, kernels: str, batch: int) -> tuple[Network, Source]:
+    """The network at `path`, ready for batches of `batch` images, and what it was trained on.
 
     Raises: InputError.
     """
@@ -24,14 +24,14 @@ def open_network(path: Path, device: str, kernels: str, batch: int) -> tuple[Net
     from ..engine.network import Network
 
     where = open_device(device, kernels)
-    description, arrays, data = load_model(path)
+    description, arrays, source = load_model(path)
     network = Network(description, where, infer_batch=batch)
     network.load(arrays, f"the weights in {path}")
-    return network, data
+    return network, source
 
 
 def open_data(
-    path: Path, network: Network, own: str, *, data: str | None, image_size: str | None,
+    path: Path, network: Network, own: Source, *, data: str | None, image_size: str | None,
     skip_bad: bool,
 ) -> Splits:  # fmt: skip
     """The data set `data`, or the one that the network at `path` was trained on, split alike.
@@ -40,31 +40,26 @@ def open_data(
     """
     from ..engine import data as sets
 
-    config = _config_of(path)
-    name = data or (config.data if config else own)
-    size = image_size if image_size is not None else config.image_size if config else ""
+    name = data or _data_of(path) or own.name
+    size = own.image_size if image_size is None else image_size
     if not (data or name in sets.REGISTRY or Path(name).is_dir()):
         raise InputError(f"{path} was trained on {name!r}, which is not here; give --data")
     splits = sets.load(
         name, image_size=parse_image_size(size),
-        skip_bad=skip_bad or bool(config and config.skip_bad),
-        seed=config.seed if config else TrainConfig.seed,
+        skip_bad=skip_bad or own.skip_bad, seed=own.seed,
     )  # fmt: skip
-    if config is None and Path(name).is_dir() and not (Path(name) / "train").is_dir():
-        output.warn("a model file does not tell how its run split the folder; the test images may "
-                    "be ones that it was trained on: give the run folder instead")  # fmt: skip
     _check_fit(splits, network, is_folder=name not in sets.REGISTRY)
     return splits
 
 
-def _config_of(path: Path) -> TrainConfig | None:
-    """The configuration of a run folder; None for a model file that stands alone."""
+def _data_of(path: Path) -> str | None:
+    """The data setting of a run folder; None for a model file that stands alone."""
     from ..engine.checkpoint import RunFolder
 
     folder = RunFolder(path)
     if not folder.config.exists():
         return None
-    return resolve_config(check_settings(folder.load_config(), str(folder.config)))
+    return check_settings(folder.load_config(), str(folder.config)).get("data")
 
 
 def _check_fit(splits: Splits, network: Network, *, is_folder: bool) -> None:

@@ -12,9 +12,12 @@ the run as JSON metadata, so that it is whole or not there.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,16 @@ class Progress:
     good_steps: int = 0
 
 
+@dataclass(frozen=True)
+class Source:
+    """The data that a model was trained on, and how a folder of images was read and split."""
+
+    name: str
+    seed: int = 0
+    image_size: str = ""
+    skip_bad: bool = False
+
+
 class RunFolder:
     """The files of one run."""
 
@@ -61,6 +74,18 @@ class RunFolder:
         self.best = path / "checkpoint" / "best.safetensors"
         self.curves = path / "curves.png"
         self.confusion = path / "confusion.png"
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder and keep other processes from training in it. Raises: InputError."""
+        files.make_folder(self.path)
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            if not _lock(handle):
+                raise InputError(f"another process is training in {self.path}")
+            yield
+        finally:
+            os.close(handle)  # and with it the lock, as at the end of the process
 
     def check_free(self, *, overwrite: bool = False) -> None:
         """Touch nothing. Raises: InputError when the folder may not be made or replaced.
@@ -132,10 +157,10 @@ class RunFolder:
         return told["step"], told["epoch"]
 
     def save_model(
-        self, description: Description, arrays: Mapping[str, np.ndarray], data: str
+        self, description: Description, arrays: Mapping[str, np.ndarray], source: Source
     ) -> None:
         """Write model.safetensors."""
-        meta = {"format": FORMAT, "data": data, **description.to_json()}
+        meta = {"format": FORMAT, "data": asdict(source), **description.to_json()}
         files.save_tensors(self.model, arrays, meta)
 
     def save_checkpoint(
@@ -158,18 +183,32 @@ class RunFolder:
         tensors, meta = files.load_tensors(self.last)
         if meta.get("format") != FORMAT:
             raise InputError(f"{self.last} has format {meta.get('format')}, not {FORMAT}")
+        try:
+            identity_then, progress = dict(meta["identity"]), Progress(**meta["progress"])
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{self.last} is no checkpoint of a run") from None
         asked = json.loads(json.dumps(dict(identity)))  # tuples become lists, as in the file
         for name, value in asked.items():
-            before = meta["identity"].get(name)
+            before = identity_then.get(name)
             if before != value:
                 raise InputError(
                     f"cannot resume {self.path} with another {name}: it has {before}, not {value}"
                 )
-        return tensors, Progress(**meta["progress"])
+        return tensors, progress
 
 
-def load_model(path: Path) -> tuple[Description, dict[str, np.ndarray], str]:
-    """(description, arrays, data set name) of a run folder or a model.safetensors.
+def _lock(handle: int) -> bool:
+    """Whether the open folder could be locked; a file system without locks counts as yes."""
+    with contextlib.suppress(OSError):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def load_model(path: Path) -> tuple[Description, dict[str, np.ndarray], Source]:
+    """(description, arrays, what it was trained on) of a run folder or a model.safetensors.
 
     Raises: InputError.
     """
@@ -177,15 +216,18 @@ def load_model(path: Path) -> tuple[Description, dict[str, np.ndarray], str]:
     arrays, meta = files.load_tensors(file)
     if meta.get("format") != FORMAT or "arch" not in meta:
         raise InputError(f"{file} is not a cnnengine model of format {FORMAT}")
-    data = meta.pop("data")
     meta.pop("format")
-    return Description.from_json(meta), arrays, data
+    try:
+        source = Source(**meta.pop("data"))
+    except (KeyError, TypeError):
+        raise InputError(f"{file} does not tell which data it was trained on") from None
+    return Description.from_json(meta), arrays, source
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file. Raises: InputError."""
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -10,6 +10,8 @@ from typing import Any
 
 from .errors import InputError, unknown_name
 
+MOST_THREADS = 1024
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -48,7 +50,7 @@ class TrainConfig:
             ("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"),
             ("seed", 0 <= self.seed < 2**64, "in [0, 2^64)"),
             ("shift", self.shift >= 0, "at least 0"),
-            ("threads", self.threads >= 0, "at least 0"),
+            ("threads", 0 <= self.threads <= MOST_THREADS, f"in [0, {MOST_THREADS}]"),
         ):
             if not ok:
                 raise InputError(
@@ -56,7 +58,7 @@ class TrainConfig:
                 )
 
 
-RESUME_MAY_CHANGE = ("epochs", "device", "kernels", "threads")  # they do not decide the weights
+RESUME_MAY_CHANGE = ("epochs", "device", "kernels", "threads")  # how long, and how fast
 
 _KINDS = {f.name: dict if f.name == "options" else type(f.default) for f in fields(TrainConfig)}
 _WORDS = {

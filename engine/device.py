@@ -35,10 +35,14 @@ def numpy_dtype(name: str) -> np.dtype:
 
 @dataclass(frozen=True)
 class Device:
-    """The CPU: NumPy arrays, and the backends that run on them."""
+    """The CPU: NumPy arrays, and the backends that run on them.
+
+    `declined` says of each backend that would be better why it cannot run here.
+    """
 
     name: str
     backends: tuple[str, ...]
+    declined: tuple[str, ...] = ()
 
     def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
         """An array with arbitrary content, 64-byte aligned."""
@@ -87,7 +91,11 @@ def open_device(name: str = "auto", kernels: str = "auto") -> Device:
     if kernels not in KERNELS:
         raise InputError(f"unknown kernels {kernels!r}; known: {', '.join(KERNELS)}")
     usable = CPU_BACKENDS if kernels == "auto" else (kernels,)
-    return Device("cpu", tuple(b for b in usable if registry.missing(b) is None))
+    missing = {name: registry.missing(name) for name in usable}
+    return Device(
+        "cpu", tuple(name for name in usable if missing[name] is None),
+        tuple(f"kernels {name}: {reason}" for name, reason in missing.items() if reason),
+    )  # fmt: skip
 
 
 def use_threads(count: int) -> None:

@@ -33,8 +33,9 @@ class Evaluation:
                          out=np.full(len(totals), np.nan))  # fmt: skip
 
 
+@np.errstate(invalid="ignore")
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """float64 [N,K] logarithms of the class probabilities of logits [N,K]."""
+    """float64 [N,K] logarithms of the class probabilities of logits [N,K]; NaN if one is inf."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

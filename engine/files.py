@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from .errors import InputError
 
+CHECKSUM = "crc32"  # safetensors itself has none over the numbers
 META = "cnnengine"  # one key: safetensors orders several in no fixed way, and bytes must not change
 
 
@@ -49,8 +51,8 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[st
 
     The bytes depend on the content only.
     """
-    told = json.dumps(meta, sort_keys=True)
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    told = json.dumps({**meta, CHECKSUM: checksum(contiguous)}, sort_keys=True)
     write_bytes(path, safetensors.numpy.save(contiguous, metadata={META: told}))
 
 
@@ -66,7 +68,19 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise InputError(f"{path} is no readable safetensors file: {error}") from None
     if not isinstance(meta, dict):
         raise InputError(f"{path} was not written by cnnengine: it has no {META!r} metadata")
+    expected, found = meta.pop(CHECKSUM, None), checksum(tensors)
+    if found != expected:
+        raise InputError(f"{path} is damaged: its CRC-32 is {found}, it was written as {expected}")
     return tensors, meta
+
+
+def checksum(tensors: Mapping[str, np.ndarray]) -> int:
+    """CRC-32 over names, types, shapes and bytes of contiguous arrays, by name."""
+    total = 0
+    for name, array in sorted(tensors.items()):
+        total = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), total)
+        total = zlib.crc32(array.reshape(-1).view(np.uint8).data, total)
+    return total
 
 
 def make_folder(path: Path) -> None:

@@ -60,9 +60,16 @@ class Description:
         """Back from `to_json`. Raises: InputError when a field is missing or unknown."""
         try:
             lists = {k: tuple(told[k]) for k in ("input_shape", "classes", "mean", "std")}
-            return cls(**{**told, **lists})
+            made = cls(**{**told, **lists})
         except (KeyError, TypeError) as error:
             raise InputError(f"the description of the network is damaged: {error}") from None
+        shape, channels = made.input_shape, made.input_shape[-1:]
+        if len(shape) != 3 or channels != (len(made.mean),) or channels != (len(made.std),):
+            raise InputError(
+                f"the description of the network is damaged: images of {shape}, mean {made.mean}, "
+                f"std {made.std}"
+            )
+        return made
 
     def graph(self, batch: int, *, training: bool, **loss: Any) -> Graph:
         """The graph for one batch size; `loss` may set label_smoothing and scaled."""

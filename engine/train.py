@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from . import diagnose
-from .checkpoint import Progress, RunFolder
+from .checkpoint import Progress, RunFolder, Source
 from .config import RESUME_MAY_CHANGE, TrainConfig
 from .data import Augment, Batch, Loader, Splits
 from .device import Device
@@ -142,6 +142,11 @@ class Trainer:
             for n in list(tensors)
             if n.startswith("optimizer/")
         }
+        wanted = {name: array.shape for name, array in self.optimizer.state.items()}
+        if {name: array.shape for name, array in state.items()} != wanted:
+            raise InputError(
+                f"{self.folder.last} has no fitting state of the optimizer {self.config.optimizer}"
+            )
         self.network.load(tensors, str(self.folder.last))
         for name, array in self.optimizer.state.items():
             self.device.copy_from_host(array, state[name])
@@ -250,12 +255,22 @@ class Trainer:
             progress.loss_scale *= 2
         return True
 
+    def _source(self) -> Source:
+        config = self.config
+        return Source(self.splits.name, config.seed, config.image_size, config.skip_bad)
+
     def _evaluate(self) -> Evaluation:
         return evaluate(self.network, self.splits.test)
 
     def _end_epoch(self, report: Report) -> Evaluation:
         progress = self.progress
+        self._tensors()  # refuses weights that are not finite, before anything is written
         test = self._evaluate()
+        if not math.isfinite(test.loss):
+            raise TrainingError(
+                f"the loss on the test images is {test.loss} after step {progress.step} (epoch "
+                f"{progress.epoch + 1}); {self._kept()}"
+            )
         told = EpochReport(
             progress.epoch, self.config.epochs, progress.loss_sum / progress.seen,
             progress.correct / progress.seen, test.loss, test.accuracy, self._epoch_seconds,
@@ -270,18 +285,28 @@ class Trainer:
         )  # fmt: skip
         # The model first: if we are killed between the two, the resumed run writes it again.
         arrays = self.network.state_dict()
-        self.folder.save_model(self.description, arrays, self.splits.name)
+        self.folder.save_model(self.description, arrays, self._source())
         self._save(best=is_best)
         report(told)
         return test
 
     def _save(self, *, best: bool = False) -> None:
+        tensors = self._tensors()
         self.progress.metrics_bytes = self._metrics.tell()
-        state = {f"optimizer/{n}": self.device.to_host(a) for n, a in self.optimizer.state.items()}
-        tensors = {**self.network.state_dict(), **state}
         if best:
             self.folder.save_checkpoint(self.folder.best, tensors, self.progress, self.identity)
         self.folder.save_checkpoint(self.folder.last, tensors, self.progress, self.identity)
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        """All that a checkpoint holds. Raises: TrainingError where a number is not finite."""
+        state = {f"optimizer/{n}": self.device.to_host(a) for n, a in self.optimizer.state.items()}
+        tensors = {**self.network.state_dict(), **state}
+        bad = next((name for name, a in tensors.items() if not np.isfinite(a).all()), None)
+        if bad is not None:
+            raise TrainingError(
+                f"{bad} is not finite after step {self.progress.step}; {self._kept()}"
+            )
+        return tensors
 
     def _write(self, kind: str, told: StepReport | EpochReport) -> None:
         try:

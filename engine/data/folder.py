@@ -20,6 +20,7 @@ from .images import Size, check_channels, height_width, read_image
 
 TEST_SHARE = 0.2
 _LISTED = 3
+_NAMES = ("utf-8", "surrogateescape")  # names of files need not be valid UTF-8
 _SPLIT_NAMES = {"train", "test", "val"}
 
 
@@ -186,7 +187,7 @@ def _test_paths(
     chosen: set[str] = set()
     for label in range(len(classes)):
         paths = [picture.path for picture in pictures if picture.label == label]
-        paths.sort(key=lambda path: hashlib.sha256(f"{seed}/{path}".encode()).digest())
+        paths.sort(key=lambda path: hashlib.sha256(f"{seed}/{path}".encode(*_NAMES)).digest())
         chosen.update(paths[: max(1, round(TEST_SHARE * len(paths)))])
     return chosen
 

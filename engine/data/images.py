@@ -7,6 +7,7 @@ cover the wanted size and what hangs over is cut equally on both sides (bilinear
 
 from __future__ import annotations
 
+import logging
 import struct
 import warnings
 import zlib
@@ -20,7 +21,12 @@ from ..errors import InputError
 Size = int | tuple[int, int]
 
 _GREY_MODES = ("1", "L", "LA", "La")
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_DAMAGED = (  # what Pillow's readers were seen to raise, or may, at bytes that make no sense
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError,
+    NotImplementedError, struct.error, zlib.error,
+)  # fmt: skip
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs, the error says
 
 
 def height_width(size: Size) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""From a data set to batches, one step ahead of the consumer.
+"""From a data set to batches, a few steps ahead of the consumer.
 
 The order of an epoch is a permutation keyed by (seed, epoch), so an epoch can be entered at any
 batch. One thread prepares batches into a short queue; it ends with the epoch, or when the consumer

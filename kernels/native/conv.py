@@ -9,6 +9,7 @@ that of Georganas et al. 2018, "Anatomy of High-Performance Deep Learning Convol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..spec.contract import Array, Config, Out, dtype_name, implements
 from . import library, plan
 from .plan import address, pixel_pitch
 
+MOST_ELEMENTS = 1 << 31  # of an array: products of sizes then stay within 64 bits
 LEAST_CHANNELS = 4  # of a group: below, most of a tile would be padding
 
 
@@ -29,6 +31,9 @@ def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
     for name in ("x", "dy", "out"):
         if name in arguments and arguments[name].dtype != "float32":
             return f"computes in float32 only, {name} is {dtype_name(arguments[name])}"
+    for name in ("x", "w", "dy", "out"):
+        if name in arguments and math.prod(arguments[name].shape) >= MOST_ELEMENTS:
+            return f"takes arrays of fewer than {MOST_ELEMENTS} elements, {name} has more"
     if function == "conv2d_relu_pool_backward":
         return None
     op = arguments["op"]

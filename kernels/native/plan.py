@@ -190,7 +190,8 @@ def wgrad(x: Shape, w: Shape, op: spec.Conv2d, variant: str, workers: int) -> Pl
     )
     library.open_library(variant).wgrad_plan(ctypes.byref(problem))
     partial = aligned(4 * problem.parts * problem.part_floats)
-    return Plan((problem,), (), (partial,), aligned(4 * problem.scratch_floats), workers)
+    scratch = aligned(4 * problem.scratch_floats)
+    return Plan((problem,), (), (partial,), scratch, max(1, min(workers, problem.chunks)))
 
 
 @functools.lru_cache(maxsize=512)
@@ -211,7 +212,7 @@ def _plan(problems: Any, tables: Any, width: int, db: bool, workers: int) -> Pla
         tables,
         shared=(aligned(4 * packed), aligned(4 * partial)),
         scratch=aligned(4 * max(p.scratch_floats for p in problems)),
-        workers=workers,
+        workers=max(1, min(workers, max(p.chunks for p in problems))),
     )
 
 

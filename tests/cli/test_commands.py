@@ -183,12 +183,24 @@ def test_eval__json_and_picture_of_a_model_file(trained, tmp_path, pictures):
     assert "--data" in line
     told = succeed("eval", "alone.safetensors", "--data", pictures, "--out", "matrix.png",
                    "--json", cwd=tmp_path)  # fmt: skip
-    assert "warning: a model file does not tell how its run split the folder" in told.err
     report = json.loads(told.out)
     assert report["images"] == sum(map(sum, report["confusion"])) == 8
     assert [c["name"] for c in report["classes"]] == ["dark", "light"]
     with Image.open(tmp_path / "matrix.png") as image:
         assert min(image.size) > 300
+
+
+def test_eval__model_file_splits_a_folder_as_its_run_did(tmp_path, pictures):
+    succeed(*small(pictures, epochs=1), "--seed", 3, "--image-size", 10, "--out", "run",
+            cwd=tmp_path)  # fmt: skip
+    model = tmp_path / "run" / "model.safetensors"
+    told = [
+        json.loads(succeed("eval", path, "--data", pictures, "--out", "c.png", "--json",
+                           cwd=tmp_path).out)
+        for path in ("run", model)
+    ]  # fmt: skip
+    assert told[0]["loss"] == told[1]["loss"]
+    assert told[0]["confusion"] == told[1]["confusion"]
 
 
 def test_predict__pictures_of_any_size_and_mode(trained, tmp_path):

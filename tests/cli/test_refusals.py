@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 
+from cnnengine.engine.checkpoint import RunFolder
+
 from .command import EPOCHS, make_pictures, refused, small, snapshot, succeed
 
 
@@ -31,7 +33,8 @@ from .command import EPOCHS, make_pictures, refused, small, snapshot, succeed
         (("--lr", "-1"), ("--lr", "positive", "-1")),
         (("--momentum", "1"), ("--momentum", "[0, 1)", "1.0")),
         (("--seed", "-3"), ("--seed", "-3")),
-        (("--threads", "-1"), ("--threads", "at least 0", "-1")),
+        (("--threads", "-1"), ("--threads", "[0, 1024]", "-1")),
+        (("--threads", "1025"), ("--threads", "[0, 1024]", "1025")),
         (("--image-size", "big"), ("--image-size", "'big'")),
         (("--batch-size", "5001"), ("5001", "5000 images")),
         (("--epoch", "3"), ("--epoch", "--epochs")),
@@ -132,11 +135,12 @@ def test_train__data_not_fetched(tmp_path):
     assert "cnnengine data fetch mnist" in line
 
 
-@pytest.mark.parametrize("damage", ["truncated", "header", "empty"])
+@pytest.mark.parametrize("damage", ["truncated", "header", "empty", "one bit"])
 def test_eval__corrupt_safetensors(finished, damage):
     model = finished / "model.safetensors"
     content = model.read_bytes()
-    told = {"truncated": content[:-100], "header": b"\xff" * 8 + content[8:], "empty": b""}
+    told = {"truncated": content[:-100], "header": b"\xff" * 8 + content[8:], "empty": b"",
+            "one bit": content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]}  # fmt: skip
     model.write_bytes(told[damage])
     before = snapshot(finished)
     line = refused("eval", "run", cwd=finished.parent)
@@ -159,6 +163,17 @@ def test_train__run_folder_exists(finished, pictures):
     assert "run folder run exists" in line
     assert "--resume" in line
     assert "--overwrite" in line
+    assert snapshot(finished) == before
+
+
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+def test_train__another_process_trains_there(finished, pictures, how):
+    before = snapshot(finished)
+    again = ("train", "--resume", "run") if how == "resume" else (
+        *small(pictures), "--out", "run", "--overwrite")  # fmt: skip
+    with RunFolder(finished).held():
+        line = refused(*again, cwd=finished.parent)
+    assert "another process is training in run" in line
     assert snapshot(finished) == before
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -55,6 +57,33 @@ def test_read_image__palette_with_and_without_transparency(tmp_path):
     holed = save(tmp_path / "t.png", indexed, transparency=bytes([255, 0, 255]))
     assert read_image(holed, None, None)[0, 1].tolist() == [255, 255, 255]
     assert read_image(holed, None, None)[0, 0].tolist() == list(red)
+
+
+def test_read_image__format_that_the_reader_does_not_know(tmp_path, capfd):
+    """Pillow raises NotImplementedError here, and logs on the way."""
+    path = save(tmp_path / "d.dds", Image.fromarray(ramp(3)))
+    content = bytearray(path.read_bytes())
+    content[80:84] = bytes(4)  # pixel format flags: none
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="d.dds: not a readable picture"):
+        read_image(path, None, None)
+    many = save(tmp_path / "m.tiff", Image.fromarray(ramp(3)))
+    content = bytearray(many.read_bytes())
+    at = content.index(b"\x15\x01")  # samples per pixel
+    content[at + 8 : at + 10] = b"\xff\x7f"
+    many.write_bytes(content)
+    with pytest.raises(InputError, match="m.tiff: not a readable picture"):
+        read_image(many, None, None)
+    assert capfd.readouterr().err == ""
+
+
+def test_load__file_names_need_not_be_utf8(tmp_path):
+    for label in ("a", "b"):
+        for number in (b"\xe4", b"\xf6"):
+            name = os.fsdecode(number + b".png")
+            save(tmp_path / label / name, Image.fromarray(GREY))
+    splits = load(tmp_path)
+    assert (len(splits.train), len(splits.test)) == (2, 2)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])

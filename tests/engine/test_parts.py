@@ -109,6 +109,14 @@ def test_open_device__errors_name_what_is_missing():
         open_device("cuda")
 
 
+def test_open_device__tells_which_better_backend_is_left_out(monkeypatch):
+    monkeypatch.setattr("cnnengine.kernels.native.library.runnable", lambda: ())
+    device = open_device("cpu")
+    assert device.backends == ("numpy",)
+    assert "kernels native: its C kernels were not compiled" in device.declined[0]
+    assert open_device("cpu", "numpy").declined == ()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "uint8", "int64"])
 def test_device_empty__is_aligned_and_shaped(dtype):
     for shape in ((), (3,), (2, 5, 7), (0, 4)):

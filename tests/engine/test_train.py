@@ -1,16 +1,19 @@
 """Training: it learns, it replays, it resumes to the same bits, and it stops where it must."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from cnnengine.engine import files
-from cnnengine.engine.checkpoint import RunFolder, load_model
+from cnnengine.engine.checkpoint import RunFolder, Source, load_model
 from cnnengine.engine.config import RESUME_MAY_CHANGE
 from cnnengine.engine.errors import InputError
-from cnnengine.engine.network import Network
+from cnnengine.engine.network import Description, Network
 from cnnengine.engine.train import EpochReport, StepReport, TrainingError
 from cnnengine.kernels.numpy import set_threads
 
@@ -154,6 +157,42 @@ def test_resume__a_damaged_checkpoint_is_one_line(tmp_path):
         toy_trainer(tmp_path / "run").resume()
 
 
+def test_resume__a_file_that_is_no_checkpoint_is_one_line(tmp_path):
+    """A model file, or a checkpoint of another optimizer, where the checkpoint should stand."""
+    trainer = toy_trainer(tmp_path / "run", epochs=1)
+    trainer.run()
+    tensors, meta = files.load_tensors(trainer.folder.last)
+    shutil.copy(trainer.folder.model, trainer.folder.last)
+    with pytest.raises(InputError, match=r"last\.safetensors is no checkpoint of a run"):
+        toy_trainer(tmp_path / "run").resume()
+    del tensors["optimizer/velocity"]
+    files.save_tensors(trainer.folder.last, tensors, meta)
+    with pytest.raises(InputError, match="has no fitting state of the optimizer sgd"):
+        toy_trainer(tmp_path / "run", epochs=1).resume()
+
+
+@pytest.mark.parametrize(
+    "change", [{"input_shape": [8, 8]}, {"mean": []}, {"std": [1, 1]}, {"colour": 1}]
+)
+def test_description__that_does_not_fit_itself(tmp_path, change):
+    told = toy_trainer(tmp_path / "run").description.to_json()
+    with pytest.raises(InputError, match="the description of the network is damaged"):
+        Description.from_json({**told, **change})
+
+
+def test_read_toml__is_utf8_whatever_the_locale(tmp_path):
+    (tmp_path / "run.toml").write_bytes('data = "Bäume"'.encode())
+    code = (
+        "from pathlib import Path; from cnnengine.engine.checkpoint import read_toml; "
+        "print(ascii(read_toml(Path('run.toml'))['data']))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}, check=True,
+    )  # fmt: skip
+    assert told.stdout.strip() == ascii("Bäume")
+
+
 def test_trainer__a_loss_that_is_not_finite_names_the_step_and_the_layer(tmp_path):
     folder = tmp_path / "run"
     first = toy_trainer(folder)
@@ -167,6 +206,38 @@ def test_trainer__a_loss_that_is_not_finite_names_the_step_and_the_layer(tmp_pat
     ):
         second.run()
     assert (folder / "checkpoint" / "last.safetensors").read_bytes() == kept
+
+
+def test_trainer__weights_that_are_not_finite_after_an_epoch_spare_model_and_checkpoint(tmp_path):
+    """The epoch's last update spoils a weight: no loss has shown it yet."""
+    trainer = toy_trainer(tmp_path / "run")
+    kept = {}
+
+    def spoil(told):
+        if isinstance(told, EpochReport):
+            kept.update({p: p.read_bytes() for p in (trainer.folder.model, trainer.folder.last)})
+        elif told.epoch == 1 and told.step == 10:
+            dict(trainer.network.parameters)["conv1_1/w"][...] = np.nan
+
+    with pytest.raises(TrainingError, match=r"conv1_1/w is not finite after step 10; the last"):
+        trainer.run(spoil)
+    assert kept
+    assert all(path.read_bytes() == before for path, before in kept.items())
+
+
+def test_trainer__test_loss_that_is_not_finite_spares_model_and_checkpoint(tmp_path):
+    """Weights so large, though finite, that the next forward pass overflows."""
+    trainer = toy_trainer(tmp_path / "run")
+
+    def spoil(told):
+        if isinstance(told, StepReport) and told.step == 5:
+            for _, view in trainer.network.parameters:
+                view[...] = 1e30
+
+    with pytest.raises(TrainingError, match=r"on the test images is nan after step 5 .epoch 1."):
+        trainer.run(spoil)
+    assert not trainer.folder.model.exists()
+    assert not trainer.folder.last.exists()
 
 
 @pytest.mark.parametrize(("precision", "allowed"), [("fp32", 1e-6), ("fp16", 1e-2), ("bf16", 0.1)])
@@ -252,8 +323,8 @@ def test_load_model__gives_the_same_logits(tmp_path):
     trainer.run()
     images = trainer.network.normalise(trainer.splits.test.images)
     expected = trainer.network.logits(images)
-    description, arrays, data = load_model(tmp_path / "run")
-    assert (description, data) == (trainer.description, "toy")
+    description, arrays, source = load_model(tmp_path / "run")
+    assert (description, source) == (trainer.description, Source("toy", seed=0))
     again = Network(description, trainer.device, infer_batch=20)
     again.load(arrays)
     np.testing.assert_array_equal(again.logits(images), expected)
