@@ -1,0 +1,218 @@
+"""What lies between an array and a kernel: checks, pointers, and the launch itself.
+
+    usable("relu", x=x, out=out)
+    launch(_relu_kernel, cdiv(x.size, 1024), x, out, x.size, BLOCK_ELEMENTS=1024)
+
+On a GPU the arrays are CuPy's and a launch goes to CuPy's current stream. In Triton's interpreter
+they are NumPy's and a kernel reads and writes their memory in place. Neither needs PyTorch: Triton
+asks of an argument only where it lies and which type its elements have.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from ..errors import ShapeError, UnsupportedError
+from ..spec.contract import dtype_name
+from . import interpreted
+
+INTERPRETED = tl.constexpr(interpreted())
+Number = int | float | None
+LARGE = 2**31  # elements from which offsets need 64 bits
+MOST_PROGRAMS = 2**31 - 1  # of the first axis of a grid; the others end at 65,535
+
+
+class Pointer:
+    """The memory of an array as Triton sees it: an address and the name of an element type."""
+
+    __slots__ = ("address", "dtype")
+
+    def __init__(self, address: int, dtype: str) -> None:
+        """A pointer to elements of the type called `dtype` at `address`."""
+        self.address = address
+        self.dtype = dtype
+
+    def data_ptr(self) -> int:
+        """The address in bytes."""
+        return self.address
+
+    # The interpreter asks a tensor for a copy on the host; this memory is on the host already.
+    def untyped_storage(self) -> Pointer:
+        """The memory itself."""
+        return self
+
+    def cpu(self) -> Pointer:
+        """The memory itself."""
+        return self
+
+    def new_empty(self, size: int, device: str) -> Pointer:
+        """The memory itself."""
+        return self
+
+    def set_(self, storage: Pointer, offset: int, size: tuple[()], stride: tuple[()]) -> None:
+        """Nothing: the pointer stays where it is."""
+
+    def copy_(self, other: Pointer) -> None:
+        """Nothing: the kernel has written into the memory itself."""
+
+    def storage_offset(self) -> int:
+        """0: the pointer begins where its memory begins."""
+        return 0
+
+    def size(self) -> tuple[()]:
+        """No extents: kernels take them as arguments."""
+        return ()
+
+    def stride(self) -> tuple[()]:
+        """No strides: kernels take them as arguments."""
+        return ()
+
+
+_pointer = functools.lru_cache(maxsize=4096)(Pointer)
+_type_name = functools.cache(str)
+
+
+def address(array: Any) -> int:
+    """Where a NumPy or CuPy array begins, in bytes."""
+    return array.ctypes.data if hasattr(array, "ctypes") else array.data.ptr
+
+
+def pointer(array: Any) -> Pointer:
+    """The memory of a NumPy or CuPy array for a kernel."""
+    return _pointer(address(array), _type_name(array.dtype))
+
+
+def usable(function: str, **arrays: Any) -> None:
+    """Require arrays (None is left out) that the kernels can read: place, type and alignment.
+
+    Raises: UnsupportedError, ShapeError.
+    """
+    for name, array in arrays.items():
+        if array is None:
+            continue
+        if dtype_name(array) == "float64":
+            raise UnsupportedError(
+                f"{function}: backend triton computes in float32, float16 and bfloat16, "
+                f"{name} is float64; use backend numpy"
+            )
+        on_host = not hasattr(array, "__cuda_array_interface__")
+        if on_host != interpreted():
+            here, there = ("host", "GPU") if interpreted() else ("GPU", "host")
+            raise UnsupportedError(
+                f"{function}: backend triton runs on arrays in {here} memory here, {name} is in "
+                f"{there} memory; copy it, or use backend {'triton' if there == 'GPU' else 'numpy'}"
+            )
+        if array.size and address(array) % array.dtype.itemsize:
+            raise ShapeError(
+                f"{function}: {name} must start at a multiple of its element size "
+                f"({array.dtype.itemsize} bytes), not at address {address(array)}"
+            )
+
+
+@functools.cache
+def prepare() -> None:
+    """Make Triton launch on CuPy's current stream; in the interpreter there is nothing to do."""
+    if not interpreted():
+        from . import driver
+
+        driver.activate()
+
+
+def launch(
+    kernel: Any, programs: int, *arguments: Any, warps: int = 4, stages: int = 2, **constants: Any
+) -> None:
+    """Run `kernel` on a one-dimensional grid; arrays become pointers, None and numbers stay.
+
+    No programs: nothing is launched. `constants` are the kernel's `tl.constexpr` parameters.
+
+    Raises: ShapeError.
+    """
+    if programs == 0:
+        return
+    if programs > MOST_PROGRAMS:
+        raise ShapeError(f"{kernel.__name__}: {programs} programs are more than {MOST_PROGRAMS}")
+    prepare()
+    given = [a if isinstance(a, Number) else pointer(a) for a in arguments]
+    kernel[(programs,)](*given, num_warps=warps, num_stages=stages, **constants)
+
+
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def pixel_pitch(array: Any) -> int:
+    """Elements from one pixel of an NHWC array to the next; more than C for a slice of channels."""
+    n, h, w, c = array.shape
+    for extent, stride, pixels in zip((w, h, n), array.strides[2::-1], (1, w, w * h), strict=True):
+        if extent > 1:
+            return stride // (array.dtype.itemsize * pixels)
+    return c
+
+
+def large(*arrays: Any) -> bool:
+    """Whether offsets into any of the arrays (None is left out) can pass 31 bits."""
+    return any(
+        array is not None
+        and sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True))
+        // array.dtype.itemsize
+        >= LARGE
+        for array in arrays
+    )
+
+
+@triton.jit
+def dot(a, b, total, PRECISION: tl.constexpr):
+    """total + a @ b, accumulated in float32; PRECISION is how float32 products are formed."""
+    if INTERPRETED:  # it would multiply the bits of bfloat16
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision=PRECISION)
+
+
+@triton.jit
+def add_in_order_kernel(
+    parts, out, count, terms, scale, BLOCK_COLUMNS: tl.constexpr, LONG: tl.constexpr
+):
+    """out[i] = scale * (parts[0, i] + parts[1, i] + …): the second pass of a split sum.
+
+    parts [terms, count] float32, out [count]; the order is that of the rows, always.
+    """
+    i = tl.program_id(0) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+    if LONG:
+        i = i.to(tl.int64)
+    total = tl.zeros((BLOCK_COLUMNS,), tl.float32)
+    for term in range(terms):
+        at = i + term * tl.cast(count, i.dtype)
+        total += tl.load(parts + at, mask=i < count, other=0.0)
+    tl.store(out + i, (total * scale).to(out.dtype.element_ty), mask=i < count)
+
+
+def add_in_order(parts: Any, out: Any, terms: int, scale: float = 1.0) -> None:
+    """out = scale * the sum of parts [terms, out.size] (flat float32) over terms, in order."""
+    block = 1024 if out.size >= 2**18 else 128
+    long = terms * out.size >= LARGE
+    launch(
+        add_in_order_kernel,
+        cdiv(out.size, block),
+        *(parts, out, out.size, terms, scale),
+        BLOCK_COLUMNS=block,
+        LONG=long,
+    )
+
+
+def scratch(workspace: Any, count: int, like: Any) -> Any:
+    """The first `count` float32 of a uint8 workspace; memory of the kind of `like` for None."""
+    if workspace is not None:
+        return workspace[: 4 * count].view("float32")
+    if interpreted():
+        import numpy
+
+        return numpy.empty(count, "float32")
+    from . import driver
+
+    return driver.empty(count)
