@@ -175,34 +175,74 @@ def dot(a, b, total, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def add_in_order_kernel(
-    parts, out, count, terms, scale, BLOCK_COLUMNS: tl.constexpr, LONG: tl.constexpr
-):
-    """out[i] = scale * (parts[0, i] + parts[1, i] + …): the second pass of a split sum.
+def wide(v):
+    """A block of any float type in float32."""
+    if INTERPRETED and v.dtype == tl.bfloat16:
+        bits = v.to(tl.uint16, bitcast=True).to(tl.uint32) << 16
+        v = bits.to(tl.float32, bitcast=True)
+    return v.to(tl.float32)
 
-    parts [terms, count] float32, out [count]; the order is that of the rows, always.
-    """
-    i = tl.program_id(0) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+
+@triton.jit
+def narrow(v, TYPE: tl.constexpr):
+    """A float32 block rounded to the float type TYPE, ties to even."""
+    if INTERPRETED and tl.bfloat16 == TYPE:  # its own conversion cuts the last bits off
+        bits = v.to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        bits = tl.where(v == v, bits, 0x7FC0)
+        v = bits.to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    return v.to(TYPE)
+
+
+FAN_IN = 64  # rows that one program adds up: more would be a long walk for few programs
+
+
+@triton.jit
+def add_rows_kernel(
+    parts,  # [terms, count] float32, a row every `stride`
+    out,  # [count], or None: the sums replace the first of their rows
+    count,
+    terms,
+    stride,
+    scale,
+    BLOCK_COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+    LONG: tl.constexpr,
+):
+    """Each program adds ROWS rows of its columns from first to last."""
+    blocks = tl.cdiv(count, BLOCK_COLUMNS)
+    first = tl.program_id(0) // blocks * ROWS
+    i = tl.program_id(0) % blocks * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)  # [columns]
+    at = i
     if LONG:
-        i = i.to(tl.int64)
+        at = i.to(tl.int64)
     total = tl.zeros((BLOCK_COLUMNS,), tl.float32)
-    for term in range(terms):
-        at = i + term * tl.cast(count, i.dtype)
-        total += tl.load(parts + at, mask=i < count, other=0.0)
-    tl.store(out + i, (total * scale).to(out.dtype.element_ty), mask=i < count)
+    for row in range(first, tl.minimum(first + ROWS, terms)):
+        term = tl.load(
+            parts + (at + tl.cast(row * stride, at.dtype) * count), mask=i < count, other=0.0
+        )
+        total += term
+    if out is None:
+        start = tl.cast(first * stride, at.dtype) * count
+        tl.store(parts + (at + start), total, mask=i < count)
+    else:
+        tl.store(out + i, narrow(total * scale, out.dtype.element_ty), mask=i < count)
 
 
 def add_in_order(parts: Any, out: Any, terms: int, scale: float = 1.0) -> None:
-    """out = scale * the sum of parts [terms, out.size] (flat float32) over terms, in order."""
-    block = 1024 if out.size >= 2**18 else 128
-    long = terms * out.size >= LARGE
-    launch(
-        add_in_order_kernel,
-        cdiv(out.size, block),
-        *(parts, out, out.size, terms, scale),
-        BLOCK_COLUMNS=block,
-        LONG=long,
-    )
+    """out = scale * the sum of parts [terms, out.size] (flat float32) over terms, in fixed order.
+
+    The order is that of a tree with FAN_IN branches; parts is overwritten.
+    """
+    count, stride = out.size, 1
+    block = 1024 if count >= 2**18 else 128
+    blocks = cdiv(count, block)
+    constants = {"BLOCK_COLUMNS": block, "ROWS": FAN_IN, "LONG": parts.size >= LARGE}
+    while terms > FAN_IN:
+        rows = cdiv(terms, FAN_IN)
+        launch(add_rows_kernel, blocks * rows, parts, None, count, terms, stride, 1.0, **constants)
+        terms, stride = rows, stride * FAN_IN
+    launch(add_rows_kernel, blocks, parts, out, count, terms, stride, scale, **constants)
 
 
 def scratch(workspace: Any, count: int, like: Any) -> Any:
