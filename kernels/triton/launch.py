@@ -245,8 +245,8 @@ def add_in_order(parts: Any, out: Any, terms: int, scale: float = 1.0) -> None:
     launch(add_rows_kernel, blocks, parts, out, count, terms, stride, scale, **constants)
 
 
-def scratch(workspace: Any, count: int, like: Any) -> Any:
-    """The first `count` float32 of a uint8 workspace; memory of the kind of `like` for None."""
+def scratch(workspace: Any, count: int) -> Any:
+    """The first `count` float32 of a uint8 workspace; memory of its own for None."""
     if workspace is not None:
         return workspace[: 4 * count].view("float32")
     if interpreted():
