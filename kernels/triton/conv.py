@@ -22,9 +22,9 @@ from ..spec import Config, Conv2d, MaxPool2d
 from ..spec.contract import Array, Out, dtype_name
 from . import conv_unpool
 from .conv_dgrad import dgrad, scratch_floats
-from .conv_forward import forward, forward_pooled
+from .conv_forward import FEW_CHANNELS, forward, forward_pooled
 from .conv_wgrad import splits, wgrad
-from .launch import scratch, usable
+from .launch import multiprocessors, scratch, usable
 from .tiles import Tile, product_tile
 
 
@@ -51,19 +51,22 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
         phases = op.stride[0] * op.stride[1]
         pixels = -(-out[0] * out[1] * out[2] // phases)
         columns, depth = w[3], w[0] // op.groups
+        if depth < FEW_CHANNELS:
+            depth *= -(-w[1] * w[2] // phases)
         tile = _tile(pixels, columns, depth, dtype, op, phases)
         size = 4 * sum(scratch_floats(out, op, tile, arguments.get("db") is not None))
         reason = f"{phases} phases of stride {op.stride} in one launch"
         return Config("implicit-gemm", tile.items(), size, reason)
     pooled = 4 if function == "conv2d_relu_pool" else 1
     pixels, columns = pooled * out[0] * out[1] * out[2], w[0] // op.groups
-    depth = w[3] if w[3] >= 16 else w[1] * w[2] * w[3]
+    depth = w[3] if w[3] >= FEW_CHANNELS else w[1] * w[2] * w[3]
     tile = _tile(pixels, columns, depth, dtype, op)
     return Config("implicit-gemm", tile.items(), 0, f"[{pixels}, {columns}] a group, gathered")
 
 
 def _tile(rows: int, columns: int, depth: int, dtype: str, op: Conv2d, phases: int = 1) -> Tile:
-    return product_tile(rows, columns, depth, dtype, op.precision, op.groups * phases)
+    batch = op.groups * phases
+    return product_tile(rows, columns, depth, dtype, op.precision, batch, multiprocessors())
 
 
 def _ready(

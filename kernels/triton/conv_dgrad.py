@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 
 from .. import spec
-from .conv_forward import constants, load_pixels, tile_of_program
+from .conv_forward import FEW_CHANNELS, constants, load_pixels, tile_of_program
 from .launch import add_in_order, cdiv, dot, large, launch, narrow, pixel_pitch, wide
 from .tiles import Tile, power_of_two
 
@@ -65,7 +65,8 @@ def _conv2d_dgrad_kernel(
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
     COMMON_H: tl.constexpr, COMMON_W: tl.constexpr,  # greatest common divisors with the stride
-    TOP: tl.constexpr, LEFT: tl.constexpr, PRECISION: tl.constexpr, LONG: tl.constexpr,
+    TOP: tl.constexpr, LEFT: tl.constexpr,
+    FLAT: tl.constexpr, PRECISION: tl.constexpr, LONG: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_DEPTH: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -79,7 +80,9 @@ def _conv2d_dgrad_kernel(
     h0, rows, r0, r_taps = _phase(phase // STRIDE_W, TOP, STRIDE_H, DILATION_H, COMMON_H, R, H)
     w0, columns, s0, s_taps = _phase(phase % STRIDE_W, LEFT, STRIDE_W, DILATION_W, COMMON_W, S, W)
     pixels = N * rows * columns
-    steps = tl.where(row * BLOCK_PIXELS < pixels, r_taps * s_taps * CHUNKS, 0)
+    depth = r_taps * s_taps * K
+    steps = tl.cdiv(depth, BLOCK_DEPTH) if FLAT else r_taps * s_taps * CHUNKS
+    steps = tl.where(row * BLOCK_PIXELS < pixels, steps, 0)
     columns = tl.maximum(columns, 1)
     rows = tl.maximum(rows, 1)
     s_taps = tl.maximum(s_taps, 1)
@@ -100,23 +103,33 @@ def _conv2d_dgrad_kernel(
     w += group * K * (R * S * C)
     total = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), tl.float32)
     for step in range(steps):
-        tap = step // CHUNKS
-        k = step % CHUNKS * BLOCK_DEPTH + d
+        if FLAT:
+            t = step * BLOCK_DEPTH + d  # [BLOCK_DEPTH], (tap, k) as one number
+            tap = t // K
+            k = t % K
+            k_ok = t < depth
+        else:
+            tap = step // CHUNKS
+            k = step % CHUNKS * BLOCK_DEPTH + d
+            k_ok = k < K
         i = tap // s_taps
         j = tap % s_taps
-        p = p0 - i * (DILATION_H // COMMON_H)
-        q = q0 - j * (DILATION_W // COMMON_W)
         r = r0 + i * (STRIDE_H // COMMON_H)
         s = s0 + j * (STRIDE_W // COMMON_W)
-        if K % BLOCK_DEPTH != 0:
-            ok = pixel_ok & (k < K)[None, :]
-            weight_ok = channel_ok & (k < K)[:, None]
+        at = k * (R * S * C) + (r * S + s) * C  # [BLOCK_DEPTH]
+        if FLAT:
+            i = i[None, :]
+            j = j[None, :]
+        p = p0 - i * (DILATION_H // COMMON_H)
+        q = q0 - j * (DILATION_W // COMMON_W)
+        if FLAT or K % BLOCK_DEPTH != 0:
+            ok = pixel_ok & k_ok[None, :]
+            weight_ok = channel_ok & k_ok[:, None]
         else:
             ok = pixel_ok
             weight_ok = channel_ok
         part = load_pixels(dy, n, p, q, k[None, :], ok, P, Q, dy_pitch, False)
-        at = k[:, None] * (R * S * C) + ((r * S + s) * C + c)
-        weights = tl.load(w + at, mask=weight_ok, other=0.0)
+        weights = tl.load(w + (at[:, None] + c), mask=weight_ok, other=0.0)
         total = dot(part, weights, total, PRECISION)
     pixel = (n * H + h) * W + v
     ok = pixel_ok & channel_ok
@@ -233,6 +246,7 @@ def _product(
         **stated,
         COMMON_H=gcd(op.stride[0], op.dilation[0]),
         COMMON_W=gcd(op.stride[1], op.dilation[1]),
+        FLAT=w.shape[0] // op.groups < FEW_CHANNELS,
         LONG=large(dy, w, mask, out),
         **{"BLOCK_PIXELS": tile.rows, "BLOCK_CHANNELS": tile.columns, "BLOCK_DEPTH": tile.depth},
         **{"GROUP_ROWS": tile.group, "warps": tile.warps, "stages": tile.stages},

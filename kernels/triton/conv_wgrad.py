@@ -19,8 +19,8 @@ import triton.language as tl
 
 from .. import spec
 from .conv_forward import constants, load_pixels, tile_of_program
-from .launch import add_in_order, cdiv, dot, large, launch, pixel_pitch
-from .tiles import MULTIPROCESSORS, Tile
+from .launch import add_in_order, cdiv, dot, large, launch, multiprocessors, pixel_pitch
+from .tiles import Tile
 
 LEAST_STEPS = 8  # of a split: fewer would be all prologue
 MOST_SPLITS = 64
@@ -90,7 +90,7 @@ def splits(tile: Tile, pixels: int, w_shape: tuple[int, ...], groups: int) -> in
     taps = w_shape[1] * w_shape[2] * w_shape[3]
     tiles = groups * cdiv(w_shape[0] // groups, tile.rows) * cdiv(taps, tile.columns)
     most = cdiv(pixels, tile.depth) // LEAST_STEPS
-    return max(1, min(2 * MULTIPROCESSORS // tiles, most, MOST_SPLITS))
+    return max(1, min(2 * multiprocessors() // tiles, most, MOST_SPLITS))
 
 
 def wgrad(x: Any, dy: Any, out: Any, op: spec.Conv2d, tile: Tile, parts: int, memory: Any) -> None:

@@ -122,6 +122,16 @@ def prepare() -> None:
         driver.activate()
 
 
+@functools.cache
+def multiprocessors() -> int:
+    """Programs that run side by side at full speed: the GPU's multiprocessors, or one."""
+    if interpreted():
+        return 1
+    from . import driver
+
+    return driver.multiprocessors()
+
+
 def launch(
     kernel: Any, programs: int, *arguments: Any, warps: int = 4, stages: int = 2, **constants: Any
 ) -> None:
