@@ -17,6 +17,9 @@ For the fused pool the pixels are numbered window by window, four in a row of nu
 window never falls into two tiles, whatever P and Q are: the tile is split four ways in registers.
 """
 
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
+# (inside a kernel numbers, blocks and constants mix in ways that Triton's annotations do not tell)
+
 from __future__ import annotations
 
 from typing import Any
