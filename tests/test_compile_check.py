@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from cnnengine.kernels import registry
 
 if (REASON := registry.missing("triton")) is not None:

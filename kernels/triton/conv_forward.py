@@ -203,7 +203,6 @@ def _conv2d_relu_pool_kernel(
     k += group * K
     if b is not None:
         total += tl.load(b + k, mask=k < GROUPS * K, other=0.0)
-    total = wide(narrow(total, out.dtype.element_ty))  # pool what conv2d would have stored
     total = tl.reshape(total, (BLOCK_WINDOWS, 2, 2, BLOCK_FILTERS))
     left, right = tl.split(tl.permute(total, (0, 3, 1, 2)))  # [windows, filters, row]
     v0, v2 = tl.split(left)  # [windows, filters]
