@@ -19,7 +19,7 @@ from typing import Any
 from . import spec
 from .errors import BackendError
 
-BACKENDS = ("numpy", "native")
+BACKENDS = ("numpy", "native", "triton")
 
 
 @dataclass(frozen=True)

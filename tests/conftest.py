@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
 
 import machine
 import pytest

@@ -8,6 +8,7 @@ equal bits from both runs, every element of the outputs written, nothing else to
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from calls import Call, blank, same_bits
 import cnnengine.kernels
 from cnnengine.kernels import registry, spec
 from cnnengine.kernels.errors import UnsupportedError
+from cnnengine.kernels.triton import interpreted
 
 FOLDER = Path(next(iter(cnnengine.kernels.__path__)))
 Choose = Callable[[str, Mapping[str, Any]], spec.Config]
@@ -38,6 +40,7 @@ class Adapter:
     gap: Callable[[Call], bool] = lambda call: False
     variants: Callable[[str | None], Mapping[str, Choose]] = lambda family: {}  # of a family
     has_threads: bool = True  # those of `kernels/numpy/threads.py`
+    every: int = 1  # fuzzed cases from one that is run to the next
 
     def to_device(self, host: np.ndarray) -> Any:
         """A copy of a host array where the backend can use it."""
@@ -81,9 +84,25 @@ def _choose_rows(function: str, arguments: Mapping[str, Any]) -> spec.Config:
     return conv_plan.plan(function, {**arguments, "config": config}).config
 
 
+class TritonAdapter(Adapter):
+    """Arrays are CuPy's, or NumPy's where the kernels run in Triton's interpreter."""
+
+    def to_device(self, host: np.ndarray) -> Any:
+        """A copy of a host array where the kernels run."""
+        return host.copy() if interpreted() else importlib.import_module("cupy").asarray(host)
+
+    def from_device(self, array: Any) -> np.ndarray:
+        """A copy of a kernel's array on the host."""
+        return np.array(array) if interpreted() else array.get()
+
+
 ADAPTERS: dict[str, Adapter] = {  # how each backend differs from one that does everything
     "numpy": Adapter(variants=_numpy_variants),
     "native": Adapter(("float32",), _native_gap, _native_variants),
+    # the interpreter takes about a second for a case; on a GPU every case is run
+    "triton": TritonAdapter(
+        ("float32", "float16", "bfloat16"), has_threads=False, every=8 if interpreted() else 1
+    ),
 }
 
 
@@ -125,6 +144,11 @@ class Machine:
     def dtypes(self) -> tuple[str, ...]:
         """The float types that the backend computes."""
         return self.adapter.dtypes
+
+    @property
+    def fuzzing(self) -> tuple[tuple[str, ...], int]:
+        """The float types of fuzzed cases and the distance between them, for `cases.*.fuzz`."""
+        return self.adapter.dtypes, self.adapter.every
 
     @property
     def widest(self) -> str:

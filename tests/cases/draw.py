@@ -72,12 +72,16 @@ class Draw:
 
 def fuzzer(
     family: str, case: Callable[[Draw, tuple[str, ...]], Iterator[Call]]
-) -> Callable[[int, tuple[str, ...]], Iterator[Call]]:
-    """`fuzz(chunk, dtypes)` of a family: all calls of CHUNK cases, each from its own seed."""
+) -> Callable[..., Iterator[Call]]:
+    """`fuzz(chunk, dtypes, every)` of a family: the calls of CHUNK cases, each from its own seed.
+
+    Of every `every` cases one is taken.
+    """
 
     @functools.wraps(case)
-    def fuzz(chunk: int, dtypes: tuple[str, ...] = ALL) -> Iterator[Call]:
+    def fuzz(chunk: int, dtypes: tuple[str, ...] = ALL, every: int = 1) -> Iterator[Call]:
         for index in range(chunk * CHUNK, (chunk + 1) * CHUNK):
-            yield from case(Draw(f"{family}:{index}"), dtypes)
+            if index % every == 0:
+                yield from case(Draw(f"{family}:{index}"), dtypes)
 
     return fuzz

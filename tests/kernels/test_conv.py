@@ -21,7 +21,7 @@ def test_conv__listed_shapes(backend, name, dtype):
 
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_conv__fuzzed(backend, chunk):
-    for call in cases.fuzz(chunk, backend.dtypes):
+    for call in cases.fuzz(chunk, *backend.fuzzing):
         backend.verify(call)
 
 

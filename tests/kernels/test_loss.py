@@ -21,7 +21,7 @@ def test_loss__listed_shapes(backend, name, dtype):
 
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_loss__fuzzed(backend, chunk):
-    for call in cases.fuzz(chunk, backend.dtypes):
+    for call in cases.fuzz(chunk, *backend.fuzzing):
         backend.verify(call)
 
 

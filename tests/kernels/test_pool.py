@@ -22,7 +22,7 @@ def test_pool__listed_shapes(backend, name, dtype):
 
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_pool__fuzzed(backend, chunk):
-    for call in cases.fuzz(chunk, backend.dtypes):
+    for call in cases.fuzz(chunk, *backend.fuzzing):
         backend.verify(call)
 
 

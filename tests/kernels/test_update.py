@@ -20,7 +20,7 @@ def test_update__listed_shapes(backend, name, dtype):
 
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_update__fuzzed(backend, chunk):
-    for call in cases.fuzz(chunk, backend.dtypes):
+    for call in cases.fuzz(chunk, *backend.fuzzing):
         backend.verify(call)
 
 

@@ -1,0 +1,78 @@
+"""The GPU backend: the contract as Triton kernels on CuPy arrays.
+
+With TRITON_INTERPRET=1 in the environment before Triton is imported, the same kernels run in
+Triton's interpreter on NumPy arrays: slow, but without a GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import importlib
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .. import spec
+
+__all__ = ["choose", "interpreted", "missing", "session", "supports"]
+
+LEAST_CAPABILITY = (8, 0)  # of the GPU: the first with bfloat16 and asynchronous copies
+
+
+def interpreted() -> bool:
+    """Whether the kernels run in Triton's interpreter, on NumPy arrays."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+
+
+@functools.cache
+def missing() -> str | None:
+    """Why the Triton kernels cannot run here and what mends it; None if they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed; pip install 'cnnengine[cuda12]' (on Linux)"
+    if interpreted():
+        return None
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver (libcuda.so.1 cannot be loaded); install one, or use backend numpy"
+    if importlib.util.find_spec("cupy") is None:
+        return "CuPy is not installed; pip install 'cnnengine[cuda12]'"
+    from . import driver
+
+    return driver.missing(LEAST_CAPABILITY)
+
+
+def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
+    """Why this call cannot run here, from shapes, types and parameters alone; None if it can."""
+    name = f"{__name__}.{spec.CONTRACTS[function].module}"  # type: ignore[attr-defined]
+    if importlib.util.find_spec(name) is None:
+        return f"has no {function}"
+    for parameter, kind in spec.directions(function).items():
+        value = arguments.get(parameter)
+        if kind == "static" or value is None:
+            continue
+        for array in value if isinstance(value, Sequence) else (value,):
+            if hasattr(array, "dtype") and spec.dtype_name(array) == "float64":
+                return f"computes in float32, float16 and bfloat16, {parameter} is float64"
+    return None
+
+
+def choose(function: str, arguments: Mapping[str, Any]) -> spec.Config:
+    """The tile and workspace for one call: those of its file's `choose`, where it has one."""
+    module = spec.CONTRACTS[function].module  # type: ignore[attr-defined]
+    file = importlib.import_module(f".{module}", __name__)
+    if hasattr(file, "choose"):
+        return file.choose(function, arguments)
+    return spec.Config("triton", reason="one kernel")
+
+
+@contextlib.contextmanager
+def session() -> Iterator[None]:
+    """On a GPU, launches follow CuPy's current stream; the interpreter needs nothing."""
+    from . import launch
+
+    launch.prepare()
+    yield

@@ -1,0 +1,307 @@
+"""What lies between an array and a kernel: checks, pointers, and the launch itself.
+
+    usable("relu", x=x, out=out)
+    launch(_relu_kernel, cdiv(x.size, 1024), x, out, x.size, BLOCK_ELEMENTS=1024)
+
+On a GPU the arrays are CuPy's and a launch goes to CuPy's current stream. In Triton's interpreter
+they are NumPy's and a kernel reads and writes their memory in place. Neither needs PyTorch: Triton
+asks of an argument only where it lies and which type its elements have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from ..errors import ShapeError, UnsupportedError
+from ..spec.contract import dtype_name
+from . import interpreted
+
+INTERPRETED = tl.constexpr(interpreted())
+OPTIONS = {"enable_fp_fusion": True}  # of the compiler: a * b + c may round once
+Number = int | float | None
+LARGE = 2**31  # elements from which offsets need 64 bits
+MOST_PROGRAMS = 2**31 - 1  # of the first axis of a grid; the others end at 65,535
+
+
+class Pointer:
+    """The memory of an array as Triton sees it: an address and the name of an element type."""
+
+    __slots__ = ("address", "dtype")
+
+    def __init__(self, address: int, dtype: str) -> None:
+        """A pointer to elements of the type called `dtype` at `address`."""
+        self.address = address
+        self.dtype = dtype
+
+    def data_ptr(self) -> int:
+        """The address in bytes."""
+        return self.address
+
+    # The interpreter asks a tensor for a copy on the host; this memory is on the host already.
+    def untyped_storage(self) -> Pointer:
+        """The memory itself."""
+        return self
+
+    def cpu(self) -> Pointer:
+        """The memory itself."""
+        return self
+
+    def new_empty(self, size: int, device: str) -> Pointer:
+        """The memory itself."""
+        return self
+
+    def set_(self, storage: Pointer, offset: int, size: tuple[()], stride: tuple[()]) -> None:
+        """Nothing: the pointer stays where it is."""
+
+    def copy_(self, other: Pointer) -> None:
+        """Nothing: the kernel has written into the memory itself."""
+
+    def storage_offset(self) -> int:
+        """0: the pointer begins where its memory begins."""
+        return 0
+
+    def size(self) -> tuple[()]:
+        """No extents: kernels take them as arguments."""
+        return ()
+
+    def stride(self) -> tuple[()]:
+        """No strides: kernels take them as arguments."""
+        return ()
+
+
+_pointer = functools.lru_cache(maxsize=4096)(Pointer)
+_type_name = functools.cache(str)
+
+
+def address(array: Any) -> int:
+    """Where a NumPy or CuPy array begins, in bytes."""
+    return array.ctypes.data if hasattr(array, "ctypes") else array.data.ptr
+
+
+def pointer(array: Any) -> Pointer:
+    """The memory of a NumPy or CuPy array for a kernel."""
+    return _pointer(address(array), _type_name(array.dtype))
+
+
+def usable(function: str, **arrays: Any) -> None:
+    """Require arrays (None is left out) that the kernels can read: place, type and alignment.
+
+    Raises: UnsupportedError, ShapeError.
+    """
+    for name, array in arrays.items():
+        if array is None:
+            continue
+        if dtype_name(array) == "float64":
+            raise UnsupportedError(
+                f"{function}: backend triton computes in float32, float16 and bfloat16, "
+                f"{name} is float64; use backend numpy"
+            )
+        on_host = not hasattr(array, "__cuda_array_interface__")
+        if on_host != interpreted():
+            here, there = ("host", "GPU") if interpreted() else ("GPU", "host")
+            raise UnsupportedError(
+                f"{function}: backend triton runs on arrays in {here} memory here, {name} is in "
+                f"{there} memory; copy it, or use backend {'triton' if there == 'GPU' else 'numpy'}"
+            )
+        if array.size and address(array) % array.dtype.itemsize:
+            raise ShapeError(
+                f"{function}: {name} must start at a multiple of its element size "
+                f"({array.dtype.itemsize} bytes), not at address {address(array)}"
+            )
+
+
+@functools.cache
+def prepare() -> None:
+    """Make Triton launch on CuPy's current stream; in the interpreter there is nothing to do."""
+    if not interpreted():
+        from . import driver
+
+        driver.activate()
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch that was written down: what `launch` was given, arrays as pointers."""
+
+    kernel: Any
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+    warps: int
+    stages: int
+
+
+class _Recorder:
+    """Where launches go while `recorded` is open."""
+
+    launches: list[Launch] | None = None
+    processors = 0
+
+
+@contextlib.contextmanager
+def recorded(processors: int) -> Iterator[list[Launch]]:
+    """Write launches down instead of running them, as for a GPU of so many multiprocessors."""
+    _Recorder.launches, _Recorder.processors = [], processors
+    try:
+        yield _Recorder.launches
+    finally:
+        _Recorder.launches = None
+
+
+def multiprocessors() -> int:
+    """Programs that run side by side at full speed: the GPU's multiprocessors, or one."""
+    if _Recorder.launches is not None:
+        return _Recorder.processors
+    if interpreted():
+        return 1
+    from . import driver
+
+    return driver.multiprocessors()
+
+
+def launch(
+    kernel: Any, programs: int, *arguments: Any, warps: int = 4, stages: int = 2, **constants: Any
+) -> None:
+    """Run `kernel` on a one-dimensional grid; arrays become pointers, None and numbers stay.
+
+    No programs: nothing is launched. `constants` are the kernel's `tl.constexpr` parameters.
+
+    Raises: ShapeError.
+    """
+    if programs == 0:
+        return
+    if programs > MOST_PROGRAMS:
+        raise ShapeError(f"{kernel.__name__}: {programs} programs are more than {MOST_PROGRAMS}")
+    given = [a if isinstance(a, Number) else pointer(a) for a in arguments]
+    if _Recorder.launches is not None:
+        _Recorder.launches.append(Launch(kernel, tuple(given), constants, warps, stages))
+        return
+    prepare()
+    options = {"num_warps": warps, "num_stages": stages, **OPTIONS}
+    kernel[(programs,)](*given, **options, **constants)
+
+
+def cdiv(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def pixel_pitch(array: Any) -> int:
+    """Elements from one pixel of an NHWC array to the next; more than C for a slice of channels."""
+    n, h, w, c = array.shape
+    for extent, stride, pixels in zip((w, h, n), array.strides[2::-1], (1, w, w * h), strict=True):
+        if extent > 1:
+            return stride // (array.dtype.itemsize * pixels)
+    return c
+
+
+def large(*arrays: Any) -> bool:
+    """Whether offsets into any of the arrays (None is left out) can pass 31 bits."""
+    return any(
+        array is not None
+        and sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True))
+        // array.dtype.itemsize
+        >= LARGE
+        for array in arrays
+    )
+
+
+@triton.jit
+def dot(a, b, total, PRECISION: tl.constexpr):
+    """total + a @ b, accumulated in float32; PRECISION is how float32 products are formed."""
+    if INTERPRETED:  # it would multiply the bits of bfloat16
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision=PRECISION)
+
+
+@triton.jit
+def wide(v):
+    """A block of any float type in float32."""
+    if INTERPRETED and v.dtype == tl.bfloat16:
+        bits = v.to(tl.uint16, bitcast=True).to(tl.uint32) << 16
+        v = bits.to(tl.float32, bitcast=True)
+    return v.to(tl.float32)
+
+
+@triton.jit
+def narrow(v, TYPE: tl.constexpr):
+    """A float32 block rounded to the float type TYPE, ties to even."""
+    if INTERPRETED and tl.bfloat16 == TYPE:  # its own conversion cuts the last bits off
+        bits = v.to(tl.uint32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        bits = tl.where(v == v, bits, 0x7FC0)
+        v = bits.to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    return v.to(TYPE)
+
+
+FAN_IN = 64  # rows that one program adds up: more would be a long walk for few programs
+
+
+@triton.jit
+def add_rows_kernel(
+    parts,  # [terms, count] float32, a row every `stride`
+    out,  # [count], or None: the sums replace the first of their rows
+    count,
+    terms,
+    stride,
+    scale,
+    BLOCK_COLUMNS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    LONG: tl.constexpr,
+):
+    """Each program adds BLOCK_ROWS rows of its columns, in the order of its reduction tree."""
+    blocks = tl.cdiv(count, BLOCK_COLUMNS)
+    first = tl.program_id(0) // blocks * BLOCK_ROWS
+    i = tl.program_id(0) % blocks * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)  # [columns]
+    if LONG:
+        first = first.to(tl.int64)
+    row = (first + tl.arange(0, BLOCK_ROWS))[:, None]
+    ok = (row < terms) & (i < count)[None, :]
+    total = tl.sum(tl.load(parts + (row * stride * count + i[None, :]), mask=ok, other=0.0), 0)
+    if out is None:
+        tl.store(parts + (first * stride * count + i), total, mask=i < count)
+    else:
+        tl.store(out + i, narrow(total * scale, out.dtype.element_ty), mask=i < count)
+
+
+def add_in_order(parts: Any, out: Any, terms: int, scale: float = 1.0) -> None:
+    """out = scale * the sum of parts [terms, out.size] (flat float32) over terms, in fixed order.
+
+    The order is that of a tree with FAN_IN branches; parts is overwritten.
+    """
+    count, stride, columns = out.size, 1, 128
+    blocks = cdiv(count, columns)
+    constants = {"BLOCK_COLUMNS": columns, "LONG": parts.size >= LARGE}
+    while terms > FAN_IN:
+        groups = cdiv(terms, FAN_IN)
+        launch(
+            add_rows_kernel,
+            blocks * groups,
+            *(parts, None, count, terms, stride, 1.0),
+            BLOCK_ROWS=FAN_IN,
+            **constants,
+        )
+        terms, stride = groups, stride * FAN_IN
+    rows = 1 << (terms - 1).bit_length()
+    arguments = (parts, out, count, terms, stride, float(scale))
+    launch(add_rows_kernel, blocks, *arguments, BLOCK_ROWS=rows, **constants)
+
+
+def scratch(workspace: Any, count: int) -> Any:
+    """The first `count` float32 of a uint8 workspace; memory of its own for None."""
+    if workspace is not None:
+        return workspace[: 4 * count].view("float32")
+    if interpreted():
+        import numpy
+
+        return numpy.empty(count, "float32")
+    from . import driver
+
+    return driver.empty(count)
