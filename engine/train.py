@@ -269,7 +269,8 @@ class Trainer:
         if not math.isfinite(test.loss):
             raise TrainingError(
                 f"the loss on the test images is {test.loss} after step {progress.step} (epoch "
-                f"{progress.epoch + 1}); {self._kept()}"
+                f"{progress.epoch + 1}); the first values that are not finite are those of "
+                f"{self._first_bad_of_test()}; {self._kept()}"
             )
         told = EpochReport(
             progress.epoch, self.config.epochs, progress.loss_sum / progress.seen,
@@ -289,6 +290,18 @@ class Trainer:
         self._save(best=is_best)
         report(told)
         return test
+
+    def _first_bad_of_test(self) -> str:
+        """The first layer whose values are not finite on the test images."""
+        images, layer = self.splits.test.images, diagnose.LOSS
+        for start in range(0, len(images), EVAL_BATCH):
+            inputs = {"x": self.network.normalise(images[start : start + EVAL_BATCH])}
+            layer = diagnose.first_non_finite(
+                self.network, inputs, seed=self.config.seed, step=self.progress.step, training=False
+            )
+            if layer != diagnose.LOSS:
+                break
+        return layer
 
     def _save(self, *, best: bool = False) -> None:
         tensors = self._tensors()
