@@ -39,6 +39,17 @@ def first_non_finite(
     return LOSS
 
 
+def first_non_finite_of_images(network: Network, images: np.ndarray, batch: int) -> str:
+    """The same for inference on images uint8 [N,H,W,C], `batch` at a time."""
+    layer = LOSS
+    for start in range(0, len(images), batch):
+        inputs = {"x": network.normalise(images[start : start + batch])}
+        layer = first_non_finite(network, inputs, seed=0, step=0, training=False)
+        if layer != LOSS:
+            break
+    return layer
+
+
 def _finite(array: np.ndarray) -> bool:
     if array.dtype.kind in "iu":
         return True
