@@ -108,7 +108,16 @@ def _absolute(data: str) -> str:
     """A folder of images as an absolute path, so that a run can be resumed from anywhere."""
     from ..engine.data import REGISTRY
 
-    return str(Path(data).resolve()) if data not in REGISTRY and Path(data).is_dir() else data
+    if data in REGISTRY or not Path(data).is_dir():
+        return data
+    path = str(Path(data).resolve())
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"--data {path!r}: config.toml keeps the path, so it must be valid text"
+        ) from None
+    return path
 
 
 def _prepare(config: TrainConfig, path: Path, overwrite: bool, resumed: bool) -> Trainer:

@@ -20,7 +20,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tomli_w
@@ -141,6 +141,21 @@ class RunFolder:
         if not self.config.exists():
             raise InputError(f"{self.path} is not a run folder: it has no {self.config.name}")
         return read_toml(self.config)
+
+    @contextlib.contextmanager
+    def open_metrics(self, progress: Progress) -> Iterator[BinaryIO]:
+        """metrics.jsonl, cut back to what belongs to `progress`; every write goes out at once.
+
+        Raises: InputError.
+        """
+        try:
+            file = open(self.metrics, "ab", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise InputError(f"cannot write {self.metrics}: {error.strerror or error}") from None
+        with file:
+            file.truncate(min(file.tell(), progress.metrics_bytes))
+            file.seek(0, os.SEEK_END)
+            yield file
 
     def history(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """(one object a step, one an epoch) of metrics.jsonl. Raises: InputError."""

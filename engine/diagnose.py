@@ -10,15 +10,20 @@ from .compile import compile_graph
 from .network import Network
 from .runner import Plan, Storage
 
+LOSS = "the loss itself"
+
 
 def first_non_finite(
-    network: Network, inputs: Mapping[str, np.ndarray], *, seed: int, step: int
-) -> str:
+    network: Network, inputs: Mapping[str, np.ndarray], *, seed: int, step: int,
+    training: bool = True,
+) -> str:  # fmt: skip
     """Run the step's forward pass unfused, every value kept, and name the first bad one.
 
     Looks at the input, then the parameters of each layer, then its output, in order.
     """
-    graph = network.description.graph(len(inputs["labels"]), training=True, scaled=network.scaled)
+    graph = network.description.graph(
+        len(inputs["x"]), training=training, scaled=network.scaled
+    )  # fmt: skip
     program = compile_graph(graph, network.device, training=False, fused=False, reuse=False)
     plan = Plan(program, Storage(network.device, network.parameters, [program]))
     plan.feed(inputs, seed=seed, step=step)
@@ -31,7 +36,18 @@ def first_non_finite(
             if value.kind in ("param", "result") and not _finite(plan.array(value)):
                 what = "the parameter" if value.kind == "param" else f"{node.op} in layer"
                 return f"{what} {value.name if value.kind == 'param' else node.name}"
-    return "the loss itself"
+    return LOSS
+
+
+def first_non_finite_of_images(network: Network, images: np.ndarray, batch: int) -> str:
+    """The same for inference on images uint8 [N,H,W,C], `batch` at a time."""
+    layer = LOSS
+    for start in range(0, len(images), batch):
+        inputs = {"x": network.normalise(images[start : start + batch])}
+        layer = first_non_finite(network, inputs, seed=0, step=0, training=False)
+        if layer != LOSS:
+            break
+    return layer
 
 
 def _finite(array: np.ndarray) -> bool:

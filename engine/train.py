@@ -6,15 +6,13 @@ ends with the same bits as one that was not.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -154,7 +152,7 @@ class Trainer:
     def run(self, report: Report = lambda _: None) -> Summary:
         """Train to the end, or until `stop` is set. Raises: TrainingError, InputError."""
         begun, trained = time.perf_counter(), 0
-        with self.device.session(), open_metrics(self.folder, self.progress) as self._metrics:
+        with self.device.session(), self.folder.open_metrics(self.progress) as self._metrics:
             while self.progress.epoch < self.config.epochs and not self.stop:
                 trained += self._epoch(report)
                 if self.progress.batch == self.loader.steps_per_epoch:
@@ -267,9 +265,13 @@ class Trainer:
         self._tensors()  # refuses weights that are not finite, before anything is written
         test = self._evaluate()
         if not math.isfinite(test.loss):
+            layer = diagnose.first_non_finite_of_images(
+                self.network, self.splits.test.images, EVAL_BATCH
+            )
             raise TrainingError(
                 f"the loss on the test images is {test.loss} after step {progress.step} (epoch "
-                f"{progress.epoch + 1}); {self._kept()}"
+                f"{progress.epoch + 1}); the first values that are not finite are those of "
+                f"{layer}; {self._kept()}"
             )
         told = EpochReport(
             progress.epoch, self.config.epochs, progress.loss_sum / progress.seen,
@@ -315,16 +317,3 @@ class Trainer:
             raise InputError(
                 f"cannot write {self.folder.metrics}: {error.strerror}; {self._kept()}"
             ) from None
-
-
-@contextlib.contextmanager
-def open_metrics(folder: RunFolder, progress: Progress) -> Iterator[BinaryIO]:
-    """metrics.jsonl, cut back to what belongs to `progress`; every write goes out at once."""
-    try:
-        file = open(folder.metrics, "ab", buffering=0)  # noqa: SIM115
-    except OSError as error:
-        raise InputError(f"cannot write {folder.metrics}: {error.strerror or error}") from None
-    with file:
-        file.truncate(min(file.tell(), progress.metrics_bytes))
-        file.seek(0, os.SEEK_END)
-        yield file

@@ -124,6 +124,9 @@ def _class_names(root: Path) -> tuple[str, ...]:
             f"{root}: a folder of images needs one sub-folder a class and at least two classes,"
             f" found {len(names)}"
         )
+    for name in names:
+        if not name.isprintable():
+            raise InputError(f"{root}: the class name {name!r} is no valid text; rename the folder")
     return names
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
 
 import pytest
@@ -76,6 +77,13 @@ def test_train__image_smaller_than_network_takes(tmp_path):
     data = make_pictures(tmp_path / "tiny", side=4)
     line = refused(*small(data), "--out", "run", cwd=tmp_path)
     assert "layer pool3 of vgg-small" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_train__folder_with_a_name_that_is_no_text(tmp_path):
+    data = make_pictures(tmp_path / os.fsdecode(b"b\xe4d"))
+    line = refused(*small(data), "--out", "run", cwd=tmp_path)
+    assert "must be valid text" in line
     assert not (tmp_path / "run").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
@@ -102,17 +103,17 @@ def test_train__loss_not_finite_keeps_last_good_checkpoint(tmp_path, pictures):
     """Weight decay above 2 / lr makes weights grow step by step until float32 ends."""
     result = run(
         *small(pictures, epochs=50), "--out", "run", "--schedule", "constant", "--momentum", 0,
-        "--weight-decay", 100, cwd=tmp_path,
+        "--weight-decay", 80, cwd=tmp_path,
     )  # fmt: skip
     assert result.code == 1
     line = result.err.splitlines()[-1]
-    assert line.startswith("cnnengine: error: the loss is ")
-    assert " at step " in line
+    assert line.startswith("cnnengine: error: the loss ")
+    assert " step " in line
     assert " layer " in line or " parameter " in line
     assert line.endswith("the last good checkpoint is run/checkpoint/last.safetensors")
     assert "Traceback" not in result.err
-    told = succeed("eval", "run", cwd=tmp_path)
-    assert "test accuracy" in told.out
+    told = json.loads(succeed("eval", "run", "--json", cwd=tmp_path).out)
+    assert told["loss"] is not None, "the model that was kept gives numbers"
 
 
 def test_train__huge_learning_rate(tmp_path, pictures):

@@ -77,6 +77,14 @@ def test_read_image__format_that_the_reader_does_not_know(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("name", [b"\xe4", b"a\nb"])
+def test_load__class_names_are_text(tmp_path, name):
+    for label in (b"fine", name):
+        save(tmp_path / os.fsdecode(label) / "0.png", Image.fromarray(GREY))
+    with pytest.raises(InputError, match="the class name .* is no valid text"):
+        load(tmp_path)
+
+
 def test_load__file_names_need_not_be_utf8(tmp_path):
     for label in ("a", "b"):
         for number in (b"\xe4", b"\xf6"):
