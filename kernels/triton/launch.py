@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numpy
 import triton
 import triton.language as tl
 
@@ -137,7 +138,8 @@ def launch(
         raise ShapeError(f"{kernel.__name__}: {programs} programs are more than {MOST_PROGRAMS}")
     prepare()
     given = [a if isinstance(a, Number) else pointer(a) for a in arguments]
-    kernel[(programs,)](*given, num_warps=warps, num_stages=stages, **constants)
+    with numpy.errstate(all="ignore"):  # the interpreter's: as on a GPU, inf - inf is just NaN
+        kernel[(programs,)](*given, num_warps=warps, num_stages=stages, **constants)
 
 
 def cdiv(a: int, b: int) -> int:
@@ -250,8 +252,6 @@ def scratch(workspace: Any, count: int, like: Any) -> Any:
     if workspace is not None:
         return workspace[: 4 * count].view("float32")
     if interpreted():
-        import numpy
-
         return numpy.empty(count, "float32")
     from . import driver
 
