@@ -5,6 +5,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .launch import cdiv
+from .tiles import MULTIPROCESSORS, power_of_two
+
+TILE = 2048  # elements of a program at a time: 16 a thread, two 16-byte vectors of a 16-bit type
+CHANNELS = 64  # of a program that sums over pixels: 128 bytes of a 16-bit type
+
 
 @triton.jit
 def tile_of_pixels(
@@ -21,3 +27,21 @@ def tile_of_pixels(
     m = (block * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS))[:, None]
     c = (tl.program_id(0) % blocks * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS))[None, :]
     return m, c, (m < pixels) & (c < channels)
+
+
+def sums_tile(channels: int) -> tuple[int, int]:
+    """(pixels, channels) of the tile of a program that sums over pixels."""
+    columns = power_of_two(channels, 1, CHANNELS)
+    return TILE // columns, columns
+
+
+def splits_of_pixels(pixels: int, channels: int) -> tuple[int, int]:
+    """(splits, pixels of a split) of sums over pixels: two programs a multiprocessor, if they fit.
+
+    At least one split, which sums up to zero where there are no pixels.
+    """
+    high, broad = sums_tile(channels)
+    splits = 2 * MULTIPROCESSORS // max(cdiv(channels, broad), 1)
+    splits = max(min(splits, cdiv(pixels, 2 * high), 256), 1)
+    rows = max(cdiv(cdiv(pixels, splits), high), 1) * high
+    return max(cdiv(pixels, rows), 1), rows

@@ -24,10 +24,8 @@ from .. import spec
 from ..spec import AvgPool2d, MaxPool2d
 from ..spec.contract import Array, Out
 from .launch import cdiv, large, launch, narrow, pixel_pitch, usable, wide
-from .pixels import tile_of_pixels
+from .pixels import TILE, tile_of_pixels
 from .tiles import row_tile
-
-TILE = 2048  # elements of a program: 16 a thread, two 16-byte vectors of a 16-bit type
 
 
 @triton.jit
