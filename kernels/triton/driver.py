@@ -51,6 +51,13 @@ def _stream(device: int) -> int:
     return cupy.cuda.get_current_stream().ptr
 
 
+def multiprocessors() -> int:
+    """Multiprocessors of the current device: 132 on an H100, 108 on an A100."""
+    return cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())[
+        "multiProcessorCount"
+    ]
+
+
 def missing(least: tuple[int, int]) -> str | None:
     """Why no GPU can be used here; None if one of compute capability `least` or newer can."""
     try:

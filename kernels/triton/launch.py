@@ -123,6 +123,16 @@ def prepare() -> None:
         driver.activate()
 
 
+@functools.cache
+def multiprocessors() -> int:
+    """Programs that run side by side at full speed: the GPU's multiprocessors, or one."""
+    if interpreted():
+        return 1
+    from . import driver
+
+    return driver.multiprocessors()
+
+
 def launch(
     kernel: Any, programs: int, *arguments: Any, warps: int = 4, stages: int = 2, **constants: Any
 ) -> None:
@@ -247,8 +257,8 @@ def add_in_order(parts: Any, out: Any, terms: int, scale: float = 1.0) -> None:
     launch(add_rows_kernel, blocks, parts, out, count, terms, stride, scale, **constants)
 
 
-def scratch(workspace: Any, count: int, like: Any) -> Any:
-    """The first `count` float32 of a uint8 workspace; memory of the kind of `like` for None."""
+def scratch(workspace: Any, count: int) -> Any:
+    """The first `count` float32 of a uint8 workspace; memory of its own for None."""
     if workspace is not None:
         return workspace[: 4 * count].view("float32")
     if interpreted():

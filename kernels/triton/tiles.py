@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MULTIPROCESSORS = 132  # of an H100; an A100 has 108
 LEAST = 16  # rows, columns and depth of a tensor core's product
 
 
@@ -45,12 +44,21 @@ def power_of_two(count: int, least: int, most: int) -> int:
 
 
 def product_tile(
-    rows: int, columns: int, depth: int, dtype: str, precision: str = "ieee", batch: int = 1
+    rows: int,
+    columns: int,
+    depth: int,
+    dtype: str,
+    precision: str = "ieee",
+    batch: int = 1,
+    processors: int = 132,
 ) -> Tile:
-    """The tile of `batch` products of [rows, depth] and [depth, columns] of one element type."""
+    """The tile of `batch` products of [rows, depth] and [depth, columns] of one element type.
+
+    `processors` is the number of multiprocessors that share the tiles.
+    """
     high = power_of_two(rows, LEAST, 128)
     wide = power_of_two(columns, LEAST, 128)
-    while batch * -(-rows // high) * -(-columns // wide) < MULTIPROCESSORS and max(high, wide) > 32:
+    while batch * -(-rows // high) * -(-columns // wide) < processors and max(high, wide) > 32:
         if high >= wide:
             high //= 2
         else:

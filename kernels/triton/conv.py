@@ -1,0 +1,176 @@
+"""Convolution on the GPU: implicit matrix products that gather their patches by address.
+
+One file for each method; each stands on its own:
+
+    conv_forward.py   conv2d, with bias, residual and ReLU; conv2d_relu_pool, one kernel for all
+    conv_dgrad.py     the gradient of x, by phases of the stride, with ReLU mask and bias gradient
+    conv_wgrad.py     the gradient of w, split over the pixels and added in order
+    conv_unpool.py    the backward of the fused pool, from the pooled gradient and the codes
+
+Every stride, dilation, group count and padding is taken, in float32, float16 and bfloat16; sums are
+float32 and rounded once. `Conv2d.precision` is how tensor cores form float32 products: not at all
+("ieee": plain cores), with three TF32 products ("tf32x3") or with one ("tf32").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import spec
+from ..spec import Config, Conv2d, MaxPool2d
+from ..spec.contract import Array, Out, dtype_name
+from . import conv_unpool
+from .conv_dgrad import dgrad, scratch_floats
+from .conv_forward import FEW_CHANNELS, forward, forward_pooled
+from .conv_wgrad import splits, wgrad
+from .launch import multiprocessors, scratch, usable
+from .tiles import Tile, product_tile
+
+
+def choose(function: str, arguments: Mapping[str, Any]) -> Config:
+    """The tile and workspace of one call, from shapes and parameters alone."""
+    if function == "conv2d_relu_pool_backward":
+        shape = tuple(arguments["out"].shape)
+        summed = arguments.get("db") is not None
+        size = 4 * conv_unpool.row_tiles(shape) * shape[3] if summed else 0
+        return Config("gather", (), size, "bound by memory: one pixel is one read and one write")
+    op, out = arguments["op"], tuple(arguments["out"].shape)
+    if function == "conv2d_wgrad":
+        x = tuple(arguments["x"].shape)
+        n, p, q, k = op.output_shape(x, out)
+        dtype = dtype_name(arguments["x"])
+        taps = out[1] * out[2] * out[3]
+        tile = _tile(k // op.groups, taps, n * p * q, dtype, op)
+        parts = splits(tile, n * p * q, out, op.groups)
+        size = 4 * parts * k * taps if parts > 1 else 0
+        reason = f"{parts} splits of {n * p * q} pixels, added in order"
+        return Config("implicit-gemm", (*tile.items(), ("splits", parts)), size, reason)
+    w, dtype = tuple(arguments["w"].shape), dtype_name(arguments["w"])
+    if function == "conv2d_dgrad":
+        phases = op.stride[0] * op.stride[1]
+        pixels = -(-out[0] * out[1] * out[2] // phases)
+        columns, depth = w[3], w[0] // op.groups
+        if depth < FEW_CHANNELS:
+            depth *= -(-w[1] * w[2] // phases)
+        tile = _tile(pixels, columns, depth, dtype, op, phases)
+        size = 4 * sum(scratch_floats(out, op, tile, arguments.get("db") is not None))
+        reason = f"{phases} phases of stride {op.stride} in one launch"
+        return Config("implicit-gemm", tile.items(), size, reason)
+    pooled = 4 if function == "conv2d_relu_pool" else 1
+    pixels, columns = pooled * out[0] * out[1] * out[2], w[0] // op.groups
+    depth = w[3] if w[3] >= FEW_CHANNELS else w[1] * w[2] * w[3]
+    tile = _tile(pixels, columns, depth, dtype, op)
+    return Config("implicit-gemm", tile.items(), 0, f"[{pixels}, {columns}] a group, gathered")
+
+
+def _tile(rows: int, columns: int, depth: int, dtype: str, op: Conv2d, phases: int = 1) -> Tile:
+    batch = op.groups * phases
+    return product_tile(rows, columns, depth, dtype, op.precision, batch, multiprocessors())
+
+
+def _ready(
+    function: str, arguments: dict[str, Any], config: Config | None, workspace: Any, **arrays: Any
+) -> tuple[Config, Any]:
+    """The config and the float32 workspace of a call whose arrays are all usable."""
+    usable(function, **arrays, workspace=workspace)
+    config = config or choose(function, arguments)
+    return config, scratch(workspace, config.workspace_bytes // 4)
+
+
+def _tile_of(config: Config) -> Tile:
+    return Tile(**{name: value for name, value in config.tile if name != "splits"})
+
+
+@spec.implements(spec.conv2d)
+def conv2d(
+    x: Array,
+    w: Array,
+    b: Array | None,
+    out: Out,
+    *,
+    op: Conv2d,
+    relu: bool = False,
+    residual: Array | None = None,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """`spec.conv2d`: bias, residual and ReLU join while the sums are still in registers."""
+    arguments = {"x": x, "w": w, "out": out, "op": op}
+    arrays = {"x": x, "w": w, "b": b, "out": out, "residual": residual}
+    config, _ = _ready("conv2d", arguments, config, workspace, **arrays)
+    forward(x, w, b, residual, out, op, relu, _tile_of(config))
+
+
+@spec.implements(spec.conv2d_dgrad)
+def conv2d_dgrad(
+    dy: Array,
+    w: Array,
+    out: Out,
+    *,
+    op: Conv2d,
+    mask: Array | None = None,
+    db: Out | None = None,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """`spec.conv2d_dgrad`: all phases of the stride in one launch, mask and db in its epilogue."""
+    arguments = {"w": w, "out": out, "op": op, "db": db}
+    arrays = {"dy": dy, "w": w, "out": out, "mask": mask, "db": db}
+    config, memory = _ready("conv2d_dgrad", arguments, config, workspace, **arrays)
+    dgrad(dy, w, out, mask, db, op, _tile_of(config), memory)
+
+
+@spec.implements(spec.conv2d_wgrad)
+def conv2d_wgrad(
+    x: Array,
+    dy: Array,
+    out: Out,
+    *,
+    op: Conv2d,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """`spec.conv2d_wgrad`: splits of the pixels, whose sums are added from first to last."""
+    arguments = {"x": x, "dy": dy, "out": out, "op": op}
+    arrays = {"x": x, "dy": dy, "out": out}
+    config, memory = _ready("conv2d_wgrad", arguments, config, workspace, **arrays)
+    wgrad(x, dy, out, op, _tile_of(config), config["splits"], memory)
+
+
+@spec.implements(spec.conv2d_relu_pool)
+def conv2d_relu_pool(
+    x: Array,
+    w: Array,
+    b: Array | None,
+    out: Out,
+    code: Out | None,
+    *,
+    op: Conv2d,
+    pool: MaxPool2d,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """`spec.conv2d_relu_pool`: the four pixels of a window lie in one tile and are pooled there."""
+    arguments = {"x": x, "w": w, "out": out, "op": op}
+    arrays = {"x": x, "w": w, "b": b, "out": out, "code": code}
+    config, _ = _ready("conv2d_relu_pool", arguments, config, workspace, **arrays)
+    forward_pooled(x, w, b, out, code, op, _tile_of(config))
+
+
+@spec.implements(spec.conv2d_relu_pool_backward)
+def conv2d_relu_pool_backward(
+    dy: Array,
+    code: Array,
+    out: Out,
+    *,
+    pool: MaxPool2d,
+    db: Out | None = None,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """`spec.conv2d_relu_pool_backward`: every pixel asks the code of its window, once."""
+    arguments = {"out": out, "db": db}
+    arrays = {"dy": dy, "code": code, "out": out, "db": db}
+    _, memory = _ready("conv2d_relu_pool_backward", arguments, config, workspace, **arrays)
+    conv_unpool.unpool(dy, code, out, db, memory)

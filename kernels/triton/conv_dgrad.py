@@ -1,0 +1,268 @@
+"""Gradient with respect to x: a gather of dy, phase by phase of the stride, in one launch.
+
+    dx[n,h,v,c] = sum over r,s,k of dy[n,p,q,k] * w[k,r,s,c]
+    with p = (h + top - r * dilation_h) / stride_h, where that is a whole number; q likewise
+
+Rows of equal (h + top) mod stride form a phase, and so do columns; pixels of one phase meet the
+same taps, so each phase is a dense product with no wasted multiplication (the sub-problems of
+strided dgrad in CUTLASS's documentation of implicit_gemm_convolution). A phase that no tap meets
+(a 1x1 filter with stride 2 has three) is a sum of no steps: zeros. For stride 1 there is one phase,
+and the kernel is the forward kernel with its filters flipped and transposed by their addresses.
+
+The ReLU mask and the bias gradient of the layer below are the epilogue's: each tile leaves its
+column sums in the workspace, and they are added in the order of the tiles.
+
+Edge padding repeats border pixels, so that their gradient sums many pixels of the padded image:
+that image's gradient goes to the workspace in float32, and a second kernel gathers from it, for
+every pixel, the padded pixels that repeat it, row by row.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from .. import spec
+from .conv_forward import FEW_CHANNELS, constants, load_pixels, tile_of_program
+from .launch import add_in_order, cdiv, dot, large, launch, narrow, pixel_pitch, wide
+from .tiles import Tile, power_of_two
+
+
+@triton.jit
+def _phase(a, PAD: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr, COMMON: tl.constexpr,
+           TAPS: tl.constexpr, extent):  # fmt: skip
+    """(first pixel, number of pixels, first tap, number of taps) of phase `a` of one axis.
+
+    COMMON is the greatest common divisor of STRIDE and DILATION: every STRIDE / COMMON-th tap
+    falls into the same phase.
+    """
+    EVERY: tl.constexpr = STRIDE // COMMON
+    first = (a + STRIDE * PAD - PAD) % STRIDE
+    count = tl.maximum((extent - first + STRIDE - 1) // STRIDE, 0)
+    first_tap = a * 0
+    found = a * 0
+    for r in tl.static_range(EVERY):
+        meets = (r * DILATION) % STRIDE == a
+        first_tap = tl.where(meets, r, first_tap)
+        found = tl.where(meets, 1, found)
+    taps = found * tl.maximum((TAPS - first_tap + EVERY - 1) // EVERY, 0)
+    return first, count, first_tap, taps
+
+
+@triton.jit
+def _conv2d_dgrad_kernel(
+    dy,  # [N, P, Q, K]
+    w,  # [K, R, S, C/groups]
+    out,  # [N, H, W, C]
+    mask,  # [N, H, W, C] or None
+    sums,  # [row tiles of all phases, C] float32 or None: the shares of db
+    N, H, W, P, Q, row_tiles,  # of the largest phase
+    dy_pitch, mask_pitch, out_pitch,
+    C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, GROUPS: tl.constexpr,
+    STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
+    DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
+    COMMON_H: tl.constexpr, COMMON_W: tl.constexpr,  # greatest common divisors with the stride
+    TOP: tl.constexpr, LEFT: tl.constexpr,
+    FLAT: tl.constexpr, PRECISION: tl.constexpr, LONG: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_DEPTH: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+):  # fmt: skip
+    """One tile [BLOCK_PIXELS, BLOCK_CHANNELS] of one phase of out; C and K are those of a group."""
+    column_tiles: tl.constexpr = (C + BLOCK_CHANNELS - 1) // BLOCK_CHANNELS
+    CHUNKS: tl.constexpr = (K + BLOCK_DEPTH - 1) // BLOCK_DEPTH
+    tiles = row_tiles * column_tiles
+    phase = tl.program_id(0) // tiles % (STRIDE_H * STRIDE_W)
+    group = tl.program_id(0) // tiles // (STRIDE_H * STRIDE_W)
+    row, column = tile_of_program(tl.program_id(0) % tiles, row_tiles, column_tiles, GROUP_ROWS)
+    h0, rows, r0, r_taps = _phase(phase // STRIDE_W, TOP, STRIDE_H, DILATION_H, COMMON_H, R, H)
+    w0, columns, s0, s_taps = _phase(phase % STRIDE_W, LEFT, STRIDE_W, DILATION_W, COMMON_W, S, W)
+    pixels = N * rows * columns
+    depth = r_taps * s_taps * K
+    steps = tl.cdiv(depth, BLOCK_DEPTH) if FLAT else r_taps * s_taps * CHUNKS
+    steps = tl.where(row * BLOCK_PIXELS < pixels, steps, 0)
+    columns = tl.maximum(columns, 1)
+    rows = tl.maximum(rows, 1)
+    s_taps = tl.maximum(s_taps, 1)
+    c = (column * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS))[None, :]  # in the group
+    if LONG:
+        row = row.to(tl.int64)
+        c = c.to(tl.int64)
+    m = (row * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS))[:, None]
+    n = m // columns // rows
+    h = m // columns % rows * STRIDE_H + h0
+    v = m % columns * STRIDE_W + w0
+    p0 = (h + TOP - r0 * DILATION_H) // STRIDE_H  # exact: that is what a phase is
+    q0 = (v + LEFT - s0 * DILATION_W) // STRIDE_W
+    d = tl.arange(0, BLOCK_DEPTH)
+    pixel_ok = m < pixels
+    channel_ok = c < C
+    dy += group * K
+    w += group * K * (R * S * C)
+    total = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), tl.float32)
+    for step in range(steps):
+        if FLAT:
+            t = step * BLOCK_DEPTH + d  # [BLOCK_DEPTH], (tap, k) as one number
+            tap = t // K
+            k = t % K
+            k_ok = t < depth
+        else:
+            tap = step // CHUNKS
+            k = step % CHUNKS * BLOCK_DEPTH + d
+            k_ok = k < K
+        i = tap // s_taps
+        j = tap % s_taps
+        r = r0 + i * (STRIDE_H // COMMON_H)
+        s = s0 + j * (STRIDE_W // COMMON_W)
+        at = k * (R * S * C) + (r * S + s) * C  # [BLOCK_DEPTH]
+        if FLAT:
+            i = i[None, :]
+            j = j[None, :]
+        p = p0 - i * (DILATION_H // COMMON_H)
+        q = q0 - j * (DILATION_W // COMMON_W)
+        if FLAT or K % BLOCK_DEPTH != 0:
+            ok = pixel_ok & k_ok[None, :]
+            weight_ok = channel_ok & k_ok[:, None]
+        else:
+            ok = pixel_ok
+            weight_ok = channel_ok
+        part = load_pixels(dy, n, p, q, k[None, :], ok, P, Q, dy_pitch, False)
+        weights = tl.load(w + (at[:, None] + c), mask=weight_ok, other=0.0)
+        total = dot(part, weights, total, PRECISION)
+    pixel = (n * H + h) * W + v
+    ok = pixel_ok & channel_ok
+    c += group * C
+    if mask is not None:
+        gate = tl.load(mask + (pixel * mask_pitch + c), mask=ok, other=0.0)
+        total = tl.where(wide(gate) <= 0, 0.0, total)  # a NaN is not below 0
+    if sums is not None:
+        place = phase * row_tiles + row
+        shares = tl.sum(tl.where(ok, total, 0.0), 0)[None, :]
+        tl.store(sums + (place * (GROUPS * C) + c), shares, mask=channel_ok)
+    tl.store(out + (pixel * out_pitch + c), narrow(total, out.dtype.element_ty), mask=ok)
+
+
+@triton.jit
+def _fold_kernel(
+    padded,  # [N, H + TOP + BOTTOM, W + LEFT + RIGHT, C] float32, contiguous
+    out,  # [N, H, W, C]
+    mask,  # [N, H, W, C] or None
+    sums,  # [row tiles, C] float32 or None: the shares of db
+    pixels, H, W, C, mask_pitch, out_pitch,
+    TOP: tl.constexpr, BOTTOM: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr,
+    LONG: tl.constexpr, BLOCK_PIXELS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """One tile of out: for each pixel the sum, row by row, of the padded pixels that repeat it."""
+    column_tiles = tl.cdiv(C, BLOCK_CHANNELS)
+    row = tl.program_id(0) // column_tiles
+    column = tl.program_id(0) % column_tiles
+    if LONG:
+        row = row.to(tl.int64)
+    m = (row * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS))[:, None]
+    c = (column * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS))[None, :]
+    ok = (m < pixels) & (c < C)
+    h = m // W % H
+    v = m % W
+    corner = (m // W // H * (H + TOP + BOTTOM) + h + TOP) * (W + LEFT + RIGHT) + v + LEFT
+    total = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), tl.float32)
+    for up in range(-TOP, BOTTOM + 1):
+        row_ok = ok & ((up == 0) | ((up < 0) & (h == 0)) | ((up > 0) & (h == H - 1)))
+        for over in range(-LEFT, RIGHT + 1):
+            here = row_ok & ((over == 0) | ((over < 0) & (v == 0)) | ((over > 0) & (v == W - 1)))
+            at = (corner + up * (W + LEFT + RIGHT) + over) * C + c
+            total += tl.load(padded + at, mask=here, other=0.0)
+    if mask is not None:
+        gate = tl.load(mask + (m * mask_pitch + c), mask=ok, other=0.0)
+        total = tl.where(wide(gate) <= 0, 0.0, total)  # a NaN is not below 0
+    if sums is not None:
+        shares = tl.sum(tl.where(ok, total, 0.0), 0)[None, :]
+        tl.store(sums + (row * C + c), shares, mask=c < C)
+    tl.store(out + (m * out_pitch + c), narrow(total, out.dtype.element_ty), mask=ok)
+
+
+Shape = tuple[int, ...]
+
+
+def padded_shape(shape: Shape, op: spec.Conv2d) -> Shape:
+    """The shape of an image batch [N, H, W, C] with its padding around it."""
+    top, bottom, left, right = op.padding
+    return shape[0], shape[1] + top + bottom, shape[2] + left + right, shape[3]
+
+
+def phase_tiles(shape: Shape, stride: tuple[int, int], rows: int) -> int:
+    """Tiles of `rows` pixels in the largest phase of images of this shape [N, H, W, C]."""
+    return cdiv(shape[0] * cdiv(shape[1], stride[0]) * cdiv(shape[2], stride[1]), rows)
+
+
+def fold_block(shape: Shape) -> tuple[int, int]:
+    """(pixels, channels) of a tile of `_fold_kernel` for images of this shape [N, H, W, C]."""
+    wide = power_of_two(shape[3], 16, 128)
+    return 4096 // wide, wide
+
+
+def scratch_floats(shape: Shape, op: spec.Conv2d, tile: Tile, db: bool) -> tuple[int, int]:
+    """float32 of workspace for dx of this shape: (the padded gradient, the shares of db)."""
+    if op.padding_mode == "zeros" or not any(op.padding):
+        tiles = op.stride[0] * op.stride[1] * phase_tiles(shape, op.stride, tile.rows)
+        return 0, tiles * shape[3] if db else 0
+    n, h, w, c = padded_shape(shape, op)
+    tiles = cdiv(shape[0] * shape[1] * shape[2], fold_block(shape)[0])
+    return n * h * w * c, tiles * c if db else 0
+
+
+def dgrad(
+    dy: Any, w: Any, out: Any, mask: Any, db: Any, op: spec.Conv2d, tile: Tile, workspace: Any
+) -> None:
+    """dx, its mask and db; `workspace` is float32 of `scratch_floats`."""
+    padded, shares = scratch_floats(out.shape, op, tile, db is not None)
+    sums = workspace[padded : padded + shares] if shares else None
+    if not padded:
+        _product(dy, w, out, mask, sums, op, (op.padding[0], op.padding[2]), tile)
+    else:
+        whole = workspace[:padded].reshape(padded_shape(out.shape, op))
+        _product(dy, w, whole, None, None, op, (0, 0), tile)
+        _fold(whole, out, mask, sums, op)
+    if db is not None:
+        if sums is None:
+            db[...] = 0  # no pixels
+        else:
+            add_in_order(sums, db, shares // out.shape[3])
+
+
+def _product(
+    dy: Any, w: Any, out: Any, mask: Any, sums: Any, op: spec.Conv2d, corner: Any, tile: Tile
+) -> None:
+    n, height, width, c = out.shape
+    row_tiles = phase_tiles(out.shape, op.stride, tile.rows)
+    programs = row_tiles * cdiv(c // op.groups, tile.columns)
+    stated = {**constants(op, w.shape), "TOP": corner[0], "LEFT": corner[1]}
+    launch(
+        _conv2d_dgrad_kernel,
+        op.groups * op.stride[0] * op.stride[1] * programs,
+        *(dy, w, out, mask, sums, n, height, width, dy.shape[1], dy.shape[2], row_tiles),
+        *(pixel_pitch(dy), 0 if mask is None else pixel_pitch(mask), pixel_pitch(out)),
+        **stated,
+        COMMON_H=gcd(op.stride[0], op.dilation[0]),
+        COMMON_W=gcd(op.stride[1], op.dilation[1]),
+        FLAT=w.shape[0] // op.groups < FEW_CHANNELS,
+        LONG=large(dy, w, mask, out),
+        **{"BLOCK_PIXELS": tile.rows, "BLOCK_CHANNELS": tile.columns, "BLOCK_DEPTH": tile.depth},
+        **{"GROUP_ROWS": tile.group, "warps": tile.warps, "stages": tile.stages},
+    )
+
+
+def _fold(whole: Any, out: Any, mask: Any, sums: Any, op: spec.Conv2d) -> None:
+    n, height, width, c = out.shape
+    top, bottom, left, right = op.padding
+    pixels, channels = fold_block(out.shape)
+    launch(
+        _fold_kernel,
+        cdiv(n * height * width, pixels) * cdiv(c, channels),
+        *(whole, out, mask, sums, n * height * width, height, width, c),
+        *(0 if mask is None else pixel_pitch(mask), pixel_pitch(out)),
+        **{"TOP": top, "BOTTOM": bottom, "LEFT": left, "RIGHT": right},
+        LONG=large(whole, out, mask),
+        **{"BLOCK_PIXELS": pixels, "BLOCK_CHANNELS": channels},
+    )

@@ -1,0 +1,271 @@
+"""Forward convolution as an implicit matrix product, alone or with ReLU and 2x2 max pooling.
+
+The product is  out [pixels, K] = patches [pixels, R*S*C] @ w [R*S*C, K], but no patch matrix is
+ever stored: each step of the sum gathers its block of patches straight from x, at addresses that
+follow from the numbers of the pixel and of the tap ("implicit GEMM", as in CUTLASS's documentation
+of implicit_gemm_convolution). A program forms one tile of out:
+
+    for each tap (r, s) and block of channels:            (channels innermost: cache lines stay)
+        patches [BLOCK_PIXELS, BLOCK_DEPTH]   from x, zero (or the nearest pixel) outside
+        weights [BLOCK_DEPTH, BLOCK_FILTERS]  from w
+        sums   += patches @ weights           float32, on tensor cores
+
+Images with few channels (a first layer has three) would leave most of BLOCK_DEPTH empty: there
+the depth runs over (r, s, c) as one number and a block spans several taps (`FLAT`).
+
+For the fused pool the pixels are numbered window by window, four in a row of numbers, so that a
+window never falls into two tiles, whatever P and Q are: the tile is split four ways in registers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from .. import spec
+from .launch import cdiv, dot, large, launch, narrow, pixel_pitch, wide
+from .tiles import Tile
+
+FEW_CHANNELS = 16  # of a group: below, a block of the sum spans several taps
+
+
+@triton.jit
+def tile_of_program(program, row_tiles, column_tiles, GROUP_ROWS: tl.constexpr):
+    """(row, column) of a tile; GROUP_ROWS rows before the next column, to share it in the cache."""
+    per_group = GROUP_ROWS * column_tiles
+    first = program // per_group * GROUP_ROWS
+    rows = tl.minimum(row_tiles - first, GROUP_ROWS)
+    return first + program % per_group % rows, program % per_group // rows
+
+
+@triton.jit
+def load_pixels(x, n, h, w, c, ok, H, W, pitch, EDGE: tl.constexpr):
+    """x[n, h, w, c], broadcast over its indices; zero, or the nearest pixel, outside the image."""
+    if EDGE:
+        h = tl.minimum(tl.maximum(h, 0), H - 1)
+        w = tl.minimum(tl.maximum(w, 0), W - 1)
+    else:
+        ok = ok & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+    return tl.load(x + (((n * H + h) * W + w) * pitch + c), mask=ok, other=0.0)
+
+
+@triton.jit
+def _sums(
+    x,  # [N, H, W, C], `pitch` elements from pixel to pixel; here: the first channel of the group
+    w,  # [K/groups, R*S*C/groups], the group's filters
+    n, p, q,  # [BLOCK_PIXELS, 1]
+    pixel_ok,  # [BLOCK_PIXELS, 1]
+    k,  # [1, BLOCK_FILTERS], in the group
+    H, W, pitch,
+    C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr,  # C and K of a group
+    STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
+    DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
+    TOP: tl.constexpr, LEFT: tl.constexpr,
+    EDGE: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr, BLOCK_FILTERS: tl.constexpr, BLOCK_DEPTH: tl.constexpr,
+):  # fmt: skip
+    """The tile's sums [BLOCK_PIXELS, BLOCK_FILTERS] in float32."""
+    DEPTH: tl.constexpr = R * S * C
+    CHUNKS: tl.constexpr = (C + BLOCK_DEPTH - 1) // BLOCK_DEPTH
+    STEPS: tl.constexpr = (DEPTH + BLOCK_DEPTH - 1) // BLOCK_DEPTH if FLAT else R * S * CHUNKS
+    h0 = p * STRIDE_H - TOP  # [BLOCK_PIXELS, 1]
+    w0 = q * STRIDE_W - LEFT
+    d = tl.arange(0, BLOCK_DEPTH)
+    filter_ok = k < K
+    total = tl.zeros((BLOCK_PIXELS, BLOCK_FILTERS), tl.float32)
+    for step in range(STEPS):
+        if FLAT:
+            t = step * BLOCK_DEPTH + d  # [BLOCK_DEPTH], (r, s, c) as one number
+            t_ok = t < DEPTH
+            c = (t % C)[None, :]
+            r = (t // C // S)[None, :]
+            s = (t // C % S)[None, :]
+        else:
+            tap = step // CHUNKS
+            channel = step % CHUNKS * BLOCK_DEPTH + d
+            t = tap * C + channel
+            t_ok = channel < C
+            c = channel[None, :]
+            r = tap // S
+            s = tap % S
+        if FLAT or C % BLOCK_DEPTH != 0:
+            ok = pixel_ok & t_ok[None, :]
+            weight_ok = filter_ok & t_ok[:, None]
+        else:
+            ok = pixel_ok
+            weight_ok = filter_ok
+        h = h0 + r * DILATION_H
+        v = w0 + s * DILATION_W
+        patches = load_pixels(x, n, h, v, c, ok, H, W, pitch, EDGE)
+        weights = tl.load(w + (k * DEPTH + t[:, None]), mask=weight_ok, other=0.0)
+        total = dot(patches, weights, total, PRECISION)
+    return total
+
+
+@triton.jit
+def _conv2d_kernel(
+    x,  # [N, H, W, C]
+    w,  # [K, R, S, C/groups]
+    b,  # [K] float32 or None
+    residual,  # [N, P, Q, K] or None
+    out,  # [N, P, Q, K]
+    pixels, H, W, P, Q,
+    x_pitch, residual_pitch, out_pitch,
+    C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, GROUPS: tl.constexpr,
+    STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
+    DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
+    TOP: tl.constexpr, LEFT: tl.constexpr,
+    EDGE: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,
+    RELU: tl.constexpr, LONG: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr, BLOCK_FILTERS: tl.constexpr, BLOCK_DEPTH: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+):  # fmt: skip
+    """One tile [BLOCK_PIXELS, BLOCK_FILTERS] of out; C and K are those of a group."""
+    row_tiles = tl.cdiv(pixels, BLOCK_PIXELS)
+    column_tiles: tl.constexpr = (K + BLOCK_FILTERS - 1) // BLOCK_FILTERS
+    group = tl.program_id(0) // (row_tiles * column_tiles)
+    program = tl.program_id(0) % (row_tiles * column_tiles)
+    row, column = tile_of_program(program, row_tiles, column_tiles, GROUP_ROWS)
+    k = (column * BLOCK_FILTERS + tl.arange(0, BLOCK_FILTERS))[None, :]  # in the group
+    if LONG:
+        row = row.to(tl.int64)
+        k = k.to(tl.int64)
+    m = (row * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS))[:, None]
+    total = _sums(
+        x + group * C, w + group * K * (R * S * C), m // Q // P, m // Q % P, m % Q, m < pixels, k,
+        H, W, x_pitch, C, K, R, S, STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, TOP, LEFT,
+        EDGE, FLAT, PRECISION, BLOCK_PIXELS, BLOCK_FILTERS, BLOCK_DEPTH,
+    )  # fmt: skip
+    ok = (m < pixels) & (k < K)
+    k += group * K
+    if b is not None:
+        total += tl.load(b + k, mask=k < GROUPS * K, other=0.0)
+    if residual is not None:
+        total += wide(tl.load(residual + (m * residual_pitch + k), mask=ok, other=0.0))
+    if RELU:
+        total = tl.where(total < 0, 0.0, total)  # a NaN is not below 0
+    tl.store(out + (m * out_pitch + k), narrow(total, out.dtype.element_ty), mask=ok)
+
+
+@triton.jit
+def _later_if_larger(best, at, v, INDEX: tl.constexpr):
+    """The larger of best and v, and its number; the first of equals, and the first NaN, stays."""
+    later = (v > best) | ((v != v) & (best == best))
+    return tl.where(later, v, best), tl.where(later, INDEX, at)
+
+
+@triton.jit
+def _conv2d_relu_pool_kernel(
+    x,  # [N, H, W, C]
+    w,  # [K, R, S, C/groups]
+    b,  # [K] float32 or None
+    out,  # [N, P/2, Q/2, K]
+    code,  # [N, P/2, Q/2, K] int8, contiguous, or None
+    windows, H, W, ROWS, COLUMNS,  # rows and columns of windows in an image
+    x_pitch, out_pitch,
+    C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, GROUPS: tl.constexpr,
+    STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
+    DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
+    TOP: tl.constexpr, LEFT: tl.constexpr,
+    EDGE: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,
+    DEAD: tl.constexpr, LONG: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr, BLOCK_FILTERS: tl.constexpr, BLOCK_DEPTH: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+):  # fmt: skip
+    """One tile [BLOCK_PIXELS / 4 windows, BLOCK_FILTERS] of out."""
+    BLOCK_WINDOWS: tl.constexpr = BLOCK_PIXELS // 4
+    row_tiles = tl.cdiv(windows, BLOCK_WINDOWS)
+    column_tiles: tl.constexpr = (K + BLOCK_FILTERS - 1) // BLOCK_FILTERS
+    group = tl.program_id(0) // (row_tiles * column_tiles)
+    program = tl.program_id(0) % (row_tiles * column_tiles)
+    row, column = tile_of_program(program, row_tiles, column_tiles, GROUP_ROWS)
+    k = (column * BLOCK_FILTERS + tl.arange(0, BLOCK_FILTERS))[None, :]  # in the group
+    if LONG:
+        row = row.to(tl.int64)
+        k = k.to(tl.int64)
+    i = tl.arange(0, BLOCK_PIXELS)[:, None]
+    m = row * BLOCK_WINDOWS + i // 4  # the window of each pixel
+    p = m // COLUMNS % ROWS * 2 + i % 4 // 2
+    q = m % COLUMNS * 2 + i % 2
+    total = _sums(
+        x + group * C, w + group * K * (R * S * C), m // COLUMNS // ROWS, p, q, m < windows, k,
+        H, W, x_pitch, C, K, R, S, STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, TOP, LEFT,
+        EDGE, FLAT, PRECISION, BLOCK_PIXELS, BLOCK_FILTERS, BLOCK_DEPTH,
+    )  # fmt: skip
+    m = (row * BLOCK_WINDOWS + tl.arange(0, BLOCK_WINDOWS))[:, None]
+    ok = (m < windows) & (k < K)
+    k += group * K
+    if b is not None:
+        total += tl.load(b + k, mask=k < GROUPS * K, other=0.0)
+    total = wide(narrow(total, out.dtype.element_ty))  # pool what conv2d would have stored
+    total = tl.reshape(total, (BLOCK_WINDOWS, 2, 2, BLOCK_FILTERS))
+    left, right = tl.split(tl.permute(total, (0, 3, 1, 2)))  # [windows, filters, row]
+    v0, v2 = tl.split(left)  # [windows, filters]
+    v1, v3 = tl.split(right)
+    at = tl.zeros((BLOCK_WINDOWS, BLOCK_FILTERS), tl.int32)
+    best, at = _later_if_larger(v0, at, v1, 1)
+    best, at = _later_if_larger(best, at, v2, 2)
+    best, at = _later_if_larger(best, at, v3, 3)
+    at = tl.where(best <= 0, DEAD, at)
+    best = tl.where(best <= 0, 0.0, best)
+    tl.store(out + (m * out_pitch + k), narrow(best, out.dtype.element_ty), mask=ok)
+    if code is not None:
+        tl.store(code + (m * (GROUPS * K) + k), at.to(tl.int8), mask=ok)
+
+
+def constants(op: spec.Conv2d, w_shape: tuple[int, ...]) -> dict[str, Any]:
+    """The `tl.constexpr` parameters that a geometry fixes, for filters of shape [K, R, S, C]."""
+    return {
+        **{"C": w_shape[3], "K": w_shape[0] // op.groups, "R": w_shape[1], "S": w_shape[2]},
+        **{"GROUPS": op.groups, "STRIDE_H": op.stride[0], "STRIDE_W": op.stride[1]},
+        **{"DILATION_H": op.dilation[0], "DILATION_W": op.dilation[1]},
+        **{"TOP": op.padding[0], "LEFT": op.padding[2], "PRECISION": op.precision},
+    }
+
+
+def _forward_constants(op: spec.Conv2d, w: Any, tile: Tile) -> dict[str, Any]:
+    return {
+        **constants(op, w.shape),
+        **{"EDGE": op.padding_mode == "edge", "FLAT": w.shape[3] < FEW_CHANNELS},
+        **{"BLOCK_PIXELS": tile.rows, "BLOCK_FILTERS": tile.columns, "BLOCK_DEPTH": tile.depth},
+        **{"GROUP_ROWS": tile.group, "warps": tile.warps, "stages": tile.stages},
+    }
+
+
+def forward(
+    x: Any, w: Any, b: Any, residual: Any, out: Any, op: spec.Conv2d, relu: bool, tile: Tile
+) -> None:
+    """Launch `_conv2d_kernel`: a program for each group, tile of pixels and tile of filters."""
+    n, p, q, k = out.shape
+    pixels = n * p * q
+    tiles = cdiv(pixels, tile.rows) * cdiv(k // op.groups, tile.columns)
+    residual_pitch = 0 if residual is None else pixel_pitch(residual)
+    launch(
+        _conv2d_kernel,
+        op.groups * tiles,
+        *(x, w, b, residual, out, pixels, x.shape[1], x.shape[2], p, q),
+        *(pixel_pitch(x), residual_pitch, pixel_pitch(out)),
+        RELU=relu,
+        LONG=large(x, w, residual, out),
+        **_forward_constants(op, w, tile),
+    )
+
+
+def forward_pooled(
+    x: Any, w: Any, b: Any, out: Any, code: Any, op: spec.Conv2d, tile: Tile
+) -> None:
+    """Launch `_conv2d_relu_pool_kernel`: a program for each group, tile of windows and filters."""
+    n, rows, columns, k = out.shape
+    windows = n * rows * columns
+    tiles = cdiv(4 * windows, tile.rows) * cdiv(k // op.groups, tile.columns)
+    launch(
+        _conv2d_relu_pool_kernel,
+        op.groups * tiles,
+        *(x, w, b, out, code, windows, x.shape[1], x.shape[2], rows, columns),
+        *(pixel_pitch(x), pixel_pitch(out)),
+        DEAD=spec.DEAD,
+        LONG=large(x, w, out),
+        **_forward_constants(op, w, tile),
+    )

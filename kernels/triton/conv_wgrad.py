@@ -1,0 +1,118 @@
+"""Gradient with respect to w: a matrix product summed over pixels, split, and added in order.
+
+    dw [K, R*S*C] = sum over pixels of  dy [pixels, K] transposed  @  patches of x [pixels, R*S*C]
+
+The patches are gathered as in the forward kernel (implicit GEMM, as in CUTLASS's documentation of
+implicit_gemm_convolution). A program owns a tile [BLOCK_FILTERS, BLOCK_TAPS] of dw, where a tap is
+one (r, s, c), and walks over its share of the pixels. dw is small and the pixels are many, so they
+are shared out among `splits` programs for each tile; each leaves its float32 sums in the workspace
+and a second pass adds them from the first split to the last: the same bits every time, without
+atomics.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from .. import spec
+from .conv_forward import constants, load_pixels, tile_of_program
+from .launch import add_in_order, cdiv, dot, large, launch, multiprocessors, pixel_pitch
+from .tiles import Tile
+
+LEAST_STEPS = 8  # of a split: fewer would be all prologue
+MOST_SPLITS = 64
+
+
+@triton.jit
+def _conv2d_wgrad_kernel(
+    x,  # [N, H, W, C]
+    dy,  # [N, P, Q, K]
+    out,  # [splits, K, R, S, C/groups] float32
+    pixels, H, W, P, Q, splits, steps,  # steps of BLOCK_DEPTH pixels in a split
+    x_pitch, dy_pitch,
+    C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, GROUPS: tl.constexpr,
+    STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
+    DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
+    TOP: tl.constexpr, LEFT: tl.constexpr,
+    EDGE: tl.constexpr, PRECISION: tl.constexpr, LONG: tl.constexpr,
+    BLOCK_FILTERS: tl.constexpr, BLOCK_TAPS: tl.constexpr, BLOCK_DEPTH: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+):  # fmt: skip
+    """One tile [BLOCK_FILTERS, BLOCK_TAPS] of one split; C and K are those of a group."""
+    TAPS: tl.constexpr = R * S * C
+    row_tiles: tl.constexpr = (K + BLOCK_FILTERS - 1) // BLOCK_FILTERS
+    column_tiles: tl.constexpr = (TAPS + BLOCK_TAPS - 1) // BLOCK_TAPS
+    tiles: tl.constexpr = row_tiles * column_tiles
+    split = tl.program_id(0) // tiles % splits
+    group = tl.program_id(0) // tiles // splits
+    row, column = tile_of_program(tl.program_id(0) % tiles, row_tiles, column_tiles, GROUP_ROWS)
+    k = (row * BLOCK_FILTERS + tl.arange(0, BLOCK_FILTERS))[:, None]  # in the group
+    t = (column * BLOCK_TAPS + tl.arange(0, BLOCK_TAPS))[None, :]
+    if C % BLOCK_TAPS == 0:  # the tile lies in one tap (r, s): numbers instead of blocks of them
+        tap = column * BLOCK_TAPS // C
+        r = tap // S
+        s = tap % S
+    else:
+        r = t // C // S
+        s = t // C % S
+    c = t % C
+    first = split * steps * BLOCK_DEPTH
+    if LONG:
+        k = k.to(tl.int64)
+        c = c.to(tl.int64)
+        first = split.to(tl.int64) * steps * BLOCK_DEPTH
+    m = first + tl.arange(0, BLOCK_DEPTH)  # [BLOCK_DEPTH] pixels of dy
+    x += group * C
+    dy += group * K
+    total = tl.zeros((BLOCK_FILTERS, BLOCK_TAPS), tl.float32)
+    for _ in range(steps):
+        pixel_ok = m < pixels
+        h = (m // Q % P * STRIDE_H - TOP)[:, None] + r * DILATION_H
+        v = (m % Q * STRIDE_W - LEFT)[:, None] + s * DILATION_W
+        n = (m // Q // P)[:, None]
+        ok = pixel_ok[:, None]
+        if TAPS % BLOCK_TAPS != 0:
+            ok = ok & (t < TAPS)
+        patches = load_pixels(x, n, h, v, c, ok, H, W, x_pitch, EDGE)  # [BLOCK_DEPTH, BLOCK_TAPS]
+        part_ok = pixel_ok[None, :] & (k < K)
+        part = tl.load(dy + (m[None, :] * dy_pitch + k), mask=part_ok, other=0.0)
+        total = dot(part, patches, total, PRECISION)
+        m += BLOCK_DEPTH
+    at = (split * (GROUPS * K) + group * K + k) * TAPS + t
+    tl.store(out + at, total, mask=(k < K) & (t < TAPS))
+
+
+def splits(tile: Tile, pixels: int, w_shape: tuple[int, ...], groups: int) -> int:
+    """Into how many shares the pixels go: about two programs for each multiprocessor."""
+    taps = w_shape[1] * w_shape[2] * w_shape[3]
+    tiles = groups * cdiv(w_shape[0] // groups, tile.rows) * cdiv(taps, tile.columns)
+    most = cdiv(pixels, tile.depth) // LEAST_STEPS
+    return max(1, min(2 * multiprocessors() // tiles, most, MOST_SPLITS))
+
+
+def wgrad(x: Any, dy: Any, out: Any, op: spec.Conv2d, tile: Tile, parts: int, memory: Any) -> None:
+    """dw from `parts` splits; `memory` is float32 [parts * dw's size], or unused for one split."""
+    n, p, q, _ = dy.shape
+    pixels = n * p * q
+    if pixels == 0:
+        out[...] = 0
+        return
+    taps = out.shape[1] * out.shape[2] * out.shape[3]
+    tiles = cdiv(out.shape[0] // op.groups, tile.rows) * cdiv(taps, tile.columns)
+    target = out if parts == 1 else memory[: parts * out.size]
+    launch(
+        _conv2d_wgrad_kernel,
+        op.groups * parts * tiles,
+        *(x, dy, target, pixels, x.shape[1], x.shape[2], p, q),
+        *(parts, cdiv(cdiv(pixels, tile.depth), parts), pixel_pitch(x), pixel_pitch(dy)),
+        **constants(op, out.shape),
+        EDGE=op.padding_mode == "edge",
+        LONG=large(x, dy) or parts * out.size >= 2**31,
+        **{"BLOCK_FILTERS": tile.rows, "BLOCK_TAPS": tile.columns, "BLOCK_DEPTH": tile.depth},
+        **{"GROUP_ROWS": tile.group, "warps": tile.warps, "stages": tile.stages},
+    )
+    if parts > 1:
+        add_in_order(target, out, parts)
