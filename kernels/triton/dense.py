@@ -26,11 +26,12 @@ from .. import spec
 from ..spec import Config
 from ..spec.contract import Array, Out, dtype_name
 from .launch import add_in_order, cdiv, dot, large, launch, narrow, scratch, usable, wide
-from .pixels import splits_of_pixels, sums_tile
-from .tiles import MULTIPROCESSORS, product_tile
+from .pixels import PROGRAMS, splits_of_pixels, sums_tile
+from .tiles import product_tile
 
 LEAST_DEPTH = 256  # of a split
 BLOCK = 1024  # elements that a program finishes
+IEEE = tl.constexpr("ieee")
 
 
 @triton.jit
@@ -73,7 +74,7 @@ def _product_kernel(
         b_here = (k < end)[:, None] & (j < columns)
         a_tile = tl.load(a + i * a_row + k[None, :] * a_deep, mask=a_here, other=0.0)
         b_tile = tl.load(b + k[:, None] * b_deep + j * b_column, mask=b_here, other=0.0)
-        total = dot(a_tile, b_tile, total, "ieee")
+        total = dot(a_tile, b_tile, total, IEEE)
     inside = (i < rows) & (j < columns)
     at = i * columns + j
     if parts is not None:
@@ -161,7 +162,7 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
     most = max(depth // LEAST_DEPTH, 1)
     tile = product_tile(rows, columns, depth, dtype, batch=most)
     tiles = cdiv(rows, tile.rows) * cdiv(columns, tile.columns)
-    splits = max(min(most, MULTIPROCESSORS // max(tiles, 1)), 1)
+    splits = max(min(most, PROGRAMS // 2 // max(tiles, 1)), 1)
     deep = max(cdiv(cdiv(depth, splits), tile.depth), 1) * tile.depth
     splits = max(cdiv(depth, deep), 1)
     sums = rows * columns * splits if splits > 1 else 0
@@ -239,7 +240,7 @@ def dense(
     given = {"x": x, "w": w}
     config = config or choose("dense", given)
     n, k, c = _sizes("dense", given)
-    parts = _parts(config, out, scratch(workspace, config.workspace_bytes // 4, x))
+    parts = _parts(config, out, scratch(workspace, config.workspace_bytes // 4))
     _product(config, (n, k, c), (x, c, 1), (w, 1, c), out, parts, b, relu=relu)
 
 
@@ -259,7 +260,7 @@ def dense_dgrad(
     given = {"dy": dy, "w": w, "db": db}
     config = config or choose("dense_dgrad", given)
     n, c, k = _sizes("dense_dgrad", given)
-    memory = scratch(workspace, config.workspace_bytes // 4, dy)
+    memory = scratch(workspace, config.workspace_bytes // 4)
     parts = _parts(config, out, memory)
     _product(config, (n, c, k), (dy, k, 1), (w, c, 1), out, parts, mask=mask)
     if db is not None:
@@ -281,7 +282,7 @@ def dense_wgrad(
     given = {"x": x, "dy": dy}
     config = config or choose("dense_wgrad", given)
     k, c, n = _sizes("dense_wgrad", given)
-    parts = _parts(config, out, scratch(workspace, config.workspace_bytes // 4, x))
+    parts = _parts(config, out, scratch(workspace, config.workspace_bytes // 4))
     _product(config, (k, c, n), (dy, 1, k), (x, c, 1), out, parts)
 
 
@@ -292,7 +293,7 @@ def bias_grad(
     """out[k] = sum of dy over all other axes: sums of splits, added in order."""
     usable("bias_grad", dy=dy, out=out, workspace=workspace)
     config = config or choose("bias_grad", {"dy": dy})
-    memory = scratch(workspace, config.workspace_bytes // 4, dy)
+    memory = scratch(workspace, config.workspace_bytes // 4)
     _column_sums(dy, out, config["splits"], config["rows"], memory)
 
 

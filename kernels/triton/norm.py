@@ -335,7 +335,7 @@ def batch_norm_training(
     config = config or choose("batch_norm_training", {"x": x})
     n, h, w, c = x.shape
     pixels, splits, rows = n * h * w, config["splits"], config["rows"]
-    parts = scratch(workspace, 2 * splits * c, x)
+    parts = scratch(workspace, 2 * splits * c)
     high, broad = sums_tile(c)
     launch(
         _statistics_kernel,
@@ -399,7 +399,7 @@ def batch_norm_backward(
     config = config or choose("batch_norm_backward", {"x": x})
     n, h, w, c = x.shape
     pixels, splits, rows = n * h * w, config["splits"], config["rows"]
-    parts = scratch(workspace, 2 * splits * c, x)
+    parts = scratch(workspace, 2 * splits * c)
     pitches = pixel_pitch(x), pixel_pitch(dy), c if mask is None else pixel_pitch(mask)
     high, broad = sums_tile(c)
     launch(

@@ -6,9 +6,10 @@ import triton
 import triton.language as tl
 
 from .launch import cdiv
-from .tiles import MULTIPROCESSORS, power_of_two
+from .tiles import power_of_two
 
 TILE = 2048  # elements of a program at a time: 16 a thread, two 16-byte vectors of a 16-bit type
+PROGRAMS = 264  # that sums are cut into: two for each multiprocessor of an H100, more do no harm
 CHANNELS = 64  # of a program that sums over pixels: 128 bytes of a 16-bit type
 
 
@@ -36,12 +37,12 @@ def sums_tile(channels: int) -> tuple[int, int]:
 
 
 def splits_of_pixels(pixels: int, channels: int) -> tuple[int, int]:
-    """(splits, pixels of a split) of sums over pixels: two programs a multiprocessor, if they fit.
+    """(splits, pixels of a split) of sums over pixels: up to about PROGRAMS programs.
 
     At least one split, which sums up to zero where there are no pixels.
     """
     high, broad = sums_tile(channels)
-    splits = 2 * MULTIPROCESSORS // max(cdiv(channels, broad), 1)
+    splits = PROGRAMS // max(cdiv(channels, broad), 1)
     splits = max(min(splits, cdiv(pixels, 2 * high), 256), 1)
     rows = max(cdiv(cdiv(pixels, splits), high), 1) * high
     return max(cdiv(pixels, rows), 1), rows
