@@ -19,10 +19,7 @@ from .. import spec
 from ..spec import Dropout
 from ..spec.contract import Array, Out
 from .launch import address, cdiv, large, launch, narrow, pixel_pitch, usable, wide
-from .pixels import tile_of_pixels
-from .tiles import row_tile
-
-BLOCK = 2048  # elements of a program: 16 a thread, two 16-byte vectors of a 16-bit type
+from .pixels import TILE, launch_on_tiles, tile_of_pixels
 
 
 @triton.jit
@@ -104,22 +101,22 @@ def _copy_channels_kernel(
 def relu(x: Array, out: Out) -> None:
     """out = max(0, x); a NaN stays."""
     usable("relu", x=x, out=out)
-    launch(_relu_kernel, cdiv(x.size, BLOCK), x, out, x.size, BLOCK_ELEMENTS=BLOCK)
+    launch(_relu_kernel, cdiv(x.size, TILE), x, out, x.size, BLOCK_ELEMENTS=TILE)
 
 
 @spec.implements(spec.relu_backward)
 def relu_backward(dy: Array, y: Array, out: Out) -> None:
     """out = 0 where y <= 0, else dy."""
     usable("relu_backward", dy=dy, y=y, out=out)
-    launch(_relu_backward_kernel, cdiv(y.size, BLOCK), dy, y, out, y.size, BLOCK_ELEMENTS=BLOCK)
+    launch(_relu_backward_kernel, cdiv(y.size, TILE), dy, y, out, y.size, BLOCK_ELEMENTS=TILE)
 
 
 @spec.implements(spec.add)
 def add(a: Array, b: Array, out: Out, *, relu: bool = False) -> None:
     """out = a + b in float32, then max(0, ·) if `relu`."""
     usable("add", a=a, b=b, out=out)
-    programs = cdiv(a.size, BLOCK)
-    launch(_add_kernel, programs, a, b, out, a.size, RELU=relu, BLOCK_ELEMENTS=BLOCK)
+    programs = cdiv(a.size, TILE)
+    launch(_add_kernel, programs, a, b, out, a.size, RELU=relu, BLOCK_ELEMENTS=TILE)
 
 
 @spec.implements(spec.concat)
@@ -144,15 +141,8 @@ def _copy(x: Array, out: Array) -> None:
     if address(x) == address(out) and x.strides == out.strides:
         return
     n, h, w, c = x.shape
-    rows, columns = row_tile(c, BLOCK)
-    launch(
-        _copy_channels_kernel,
-        cdiv(n * h * w, rows) * cdiv(c, columns),
-        *(x, out, n * h * w, c, pixel_pitch(x), pixel_pitch(out)),
-        BLOCK_PIXELS=rows,
-        BLOCK_CHANNELS=columns,
-        LONG=large(x, out),
-    )
+    sizes = n * h * w, c, pixel_pitch(x), pixel_pitch(out)
+    launch_on_tiles(_copy_channels_kernel, x, x, out, *sizes, long=large(x, out))
 
 
 @spec.implements(spec.dropout)
@@ -161,9 +151,9 @@ def dropout(x: Array, out: Out, *, op: Dropout, key: Array) -> None:
     usable("dropout", x=x, out=out, key=key)
     launch(
         _dropout_kernel,
-        cdiv(x.size, BLOCK),
+        cdiv(x.size, TILE),
         *(x, out, key, x.size, op.threshold, 1.0 / (1.0 - op.p)),
-        BLOCK_GROUPS=BLOCK // 4,
+        BLOCK_GROUPS=TILE // 4,
     )
 
 
@@ -171,4 +161,4 @@ def dropout(x: Array, out: Out, *, op: Dropout, key: Array) -> None:
 def cast(x: Array, out: Out) -> None:
     """out = x in out's type, rounded to nearest even once."""
     usable("cast", x=x, out=out)
-    launch(_cast_kernel, cdiv(x.size, BLOCK), x, out, x.size, BLOCK_ELEMENTS=BLOCK)
+    launch(_cast_kernel, cdiv(x.size, TILE), x, out, x.size, BLOCK_ELEMENTS=TILE)

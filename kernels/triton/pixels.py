@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton
 import triton.language as tl
 
-from .launch import cdiv
-from .tiles import power_of_two
+from .launch import cdiv, launch
+from .tiles import power_of_two, row_tile
 
 TILE = 2048  # elements of a program at a time: 16 a thread, two 16-byte vectors of a 16-bit type
 PROGRAMS = 264  # that sums are cut into: two for each multiprocessor of an H100, more do no harm
@@ -28,6 +30,18 @@ def tile_of_pixels(
     m = (block * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS))[:, None]
     c = (tl.program_id(0) % blocks * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS))[None, :]
     return m, c, (m < pixels) & (c < channels)
+
+
+def launch_on_tiles(kernel: Any, images: Any, *arguments: Any, long: bool, **more: Any) -> None:
+    """Launch a kernel that begins with `tile_of_pixels` on the tiles of `images` [N,H,W,C].
+
+    `long`: offsets need 64 bits; `more`: constants of the kernel.
+    """
+    n, h, w, c = images.shape
+    rows, columns = row_tile(c, TILE)
+    programs = cdiv(n * h * w, rows) * cdiv(c, columns)
+    more.update(BLOCK_PIXELS=rows, BLOCK_CHANNELS=columns, LONG=long)
+    launch(kernel, programs, *arguments, **more)
 
 
 def sums_tile(channels: int) -> tuple[int, int]:
