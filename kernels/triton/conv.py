@@ -41,7 +41,8 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
         n, p, q, k = op.output_shape(x, out)
         dtype = dtype_name(arguments["x"])
         taps = out[1] * out[2] * out[3]
-        tile = _tile(k // op.groups, taps, n * p * q, dtype, op)
+        # one processor: splits, not small tiles, give work to the others
+        tile = product_tile(k // op.groups, taps, n * p * q, dtype, op.precision)
         parts = splits(tile, n * p * q, out, op.groups)
         size = 4 * parts * k * taps if parts > 1 else 0
         reason = f"{parts} splits of {n * p * q} pixels, added in order"
@@ -65,8 +66,8 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
 
 
 def _tile(rows: int, columns: int, depth: int, dtype: str, op: Conv2d, phases: int = 1) -> Tile:
-    batch = op.groups * phases
-    return product_tile(rows, columns, depth, dtype, op.precision, batch, multiprocessors())
+    tiles = op.groups * phases
+    return product_tile(rows, columns, depth, dtype, op.precision, tiles, multiprocessors())
 
 
 def _ready(

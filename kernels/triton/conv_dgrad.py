@@ -98,7 +98,8 @@ def _conv2d_dgrad_kernel(
     q0 = (v + LEFT - s0 * DILATION_W) // STRIDE_W
     d = tl.arange(0, BLOCK_DEPTH)
     pixel_ok = m < pixels
-    channel_ok = c < C
+    # without a mask where no tile hangs over the last channel
+    channel_ok = c < C if C % BLOCK_CHANNELS != 0 else tl.full((1, BLOCK_CHANNELS), True, tl.int1)
     dy += group * K
     w += group * K * (R * S * C)
     total = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), tl.float32)

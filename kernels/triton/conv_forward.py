@@ -73,7 +73,8 @@ def _sums(
     h0 = p * STRIDE_H - TOP  # [BLOCK_PIXELS, 1]
     w0 = q * STRIDE_W - LEFT
     d = tl.arange(0, BLOCK_DEPTH)
-    filter_ok = k < K
+    # without a mask where no tile hangs over the last filter
+    filter_ok = k < K if K % BLOCK_FILTERS != 0 else tl.full((1, BLOCK_FILTERS), True, tl.int1)
     total = tl.zeros((BLOCK_PIXELS, BLOCK_FILTERS), tl.float32)
     for step in range(STEPS):
         if FLAT:

@@ -101,9 +101,12 @@ def _finish_product_kernel(
     splits,
     RELU: tl.constexpr,
     BLOCK_ELEMENTS: tl.constexpr,
+    LONG: tl.constexpr,
 ):
     """Add the splits in order, then bias, ReLU and mask as in `_product_kernel`."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK_ELEMENTS + tl.arange(0, BLOCK_ELEMENTS)
+    i = tl.program_id(0) * BLOCK_ELEMENTS + tl.arange(0, BLOCK_ELEMENTS)
+    if LONG:
+        i = tl.program_id(0).to(tl.int64) * BLOCK_ELEMENTS + tl.arange(0, BLOCK_ELEMENTS)
     total = tl.zeros((BLOCK_ELEMENTS,), tl.float32)
     for split in range(splits):
         total += tl.load(parts + (i + split * count), mask=i < count, other=0.0)
@@ -160,7 +163,7 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
     rows, columns, depth = _sizes(function, arguments)
     dtype = dtype_name(arguments["w" if "w" in arguments else "x"])
     most = max(depth // LEAST_DEPTH, 1)
-    tile = product_tile(rows, columns, depth, dtype, batch=most)
+    tile = product_tile(rows, columns, depth, dtype, batch=most, processors=PROGRAMS // 2)
     tiles = cdiv(rows, tile.rows) * cdiv(columns, tile.columns)
     splits = max(min(most, PROGRAMS // 2 // max(tiles, 1)), 1)
     deep = max(cdiv(cdiv(depth, splits), tile.depth), 1) * tile.depth
@@ -216,6 +219,7 @@ def _product(
             *(parts, bias, mask, out, out.size, columns, splits),
             RELU=relu,
             BLOCK_ELEMENTS=BLOCK,
+            LONG=large(parts),
         )
 
 

@@ -6,6 +6,7 @@ launch joins the work of `with stream:` and is recorded by that stream's capture
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import cupy  # type: ignore[import-not-found]
@@ -51,6 +52,7 @@ def _stream(device: int) -> int:
     return cupy.cuda.get_current_stream().ptr
 
 
+@functools.cache
 def multiprocessors() -> int:
     """Multiprocessors of the current device: 132 on an H100, 108 on an A100."""
     return cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())[

@@ -10,7 +10,10 @@ asks of an argument only where it lies and which type its elements have.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
@@ -22,6 +25,7 @@ from ..spec.contract import dtype_name
 from . import interpreted
 
 INTERPRETED = tl.constexpr(interpreted())
+OPTIONS = {"enable_fp_fusion": True}  # of the compiler: a * b + c may round once
 Number = int | float | None
 LARGE = 2**31  # elements from which offsets need 64 bits
 MOST_PROGRAMS = 2**31 - 1  # of the first axis of a grid; the others end at 65,535
@@ -123,9 +127,38 @@ def prepare() -> None:
         driver.activate()
 
 
-@functools.cache
+@dataclass(frozen=True)
+class Launch:
+    """One launch that was written down: what `launch` was given, arrays as pointers."""
+
+    kernel: Any
+    arguments: tuple[Any, ...]
+    constants: dict[str, Any]
+    warps: int
+    stages: int
+
+
+class _Recorder:
+    """Where launches go while `recorded` is open."""
+
+    launches: list[Launch] | None = None
+    processors = 0
+
+
+@contextlib.contextmanager
+def recorded(processors: int) -> Iterator[list[Launch]]:
+    """Write launches down instead of running them, as for a GPU of so many multiprocessors."""
+    _Recorder.launches, _Recorder.processors = [], processors
+    try:
+        yield _Recorder.launches
+    finally:
+        _Recorder.launches = None
+
+
 def multiprocessors() -> int:
     """Programs that run side by side at full speed: the GPU's multiprocessors, or one."""
+    if _Recorder.launches is not None:
+        return _Recorder.processors
     if interpreted():
         return 1
     from . import driver
@@ -146,10 +179,14 @@ def launch(
         return
     if programs > MOST_PROGRAMS:
         raise ShapeError(f"{kernel.__name__}: {programs} programs are more than {MOST_PROGRAMS}")
-    prepare()
     given = [a if isinstance(a, Number) else pointer(a) for a in arguments]
+    if _Recorder.launches is not None:
+        _Recorder.launches.append(Launch(kernel, tuple(given), constants, warps, stages))
+        return
+    prepare()
+    options = {"num_warps": warps, "num_stages": stages, **OPTIONS}
     with numpy.errstate(all="ignore"):  # the interpreter's: as on a GPU, inf - inf is just NaN
-        kernel[(programs,)](*given, num_warps=warps, num_stages=stages, **constants)
+        kernel[(programs,)](*given, **options, **constants)
 
 
 def cdiv(a: int, b: int) -> int:
@@ -218,25 +255,20 @@ def add_rows_kernel(
     stride,
     scale,
     BLOCK_COLUMNS: tl.constexpr,
-    ROWS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
     LONG: tl.constexpr,
 ):
-    """Each program adds ROWS rows of its columns from first to last."""
+    """Each program adds BLOCK_ROWS rows of its columns, in the order of its reduction tree."""
     blocks = tl.cdiv(count, BLOCK_COLUMNS)
-    first = tl.program_id(0) // blocks * ROWS
+    first = tl.program_id(0) // blocks * BLOCK_ROWS
     i = tl.program_id(0) % blocks * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)  # [columns]
-    at = i
     if LONG:
-        at = i.to(tl.int64)
-    total = tl.zeros((BLOCK_COLUMNS,), tl.float32)
-    for row in range(first, tl.minimum(first + ROWS, terms)):
-        term = tl.load(
-            parts + (at + tl.cast(row * stride, at.dtype) * count), mask=i < count, other=0.0
-        )
-        total += term
+        first = first.to(tl.int64)
+    row = (first + tl.arange(0, BLOCK_ROWS))[:, None]
+    ok = (row < terms) & (i < count)[None, :]
+    total = tl.sum(tl.load(parts + (row * stride * count + i[None, :]), mask=ok, other=0.0), 0)
     if out is None:
-        start = tl.cast(first * stride, at.dtype) * count
-        tl.store(parts + (at + start), total, mask=i < count)
+        tl.store(parts + (first * stride * count + i), total, mask=i < count)
     else:
         tl.store(out + i, narrow(total * scale, out.dtype.element_ty), mask=i < count)
 
@@ -246,15 +278,22 @@ def add_in_order(parts: Any, out: Any, terms: int, scale: float = 1.0) -> None:
 
     The order is that of a tree with FAN_IN branches; parts is overwritten.
     """
-    count, stride = out.size, 1
-    block = 1024 if count >= 2**18 else 128
-    blocks = cdiv(count, block)
-    constants = {"BLOCK_COLUMNS": block, "ROWS": FAN_IN, "LONG": parts.size >= LARGE}
+    count, stride, columns = out.size, 1, 128
+    blocks = cdiv(count, columns)
+    constants = {"BLOCK_COLUMNS": columns, "LONG": parts.size >= LARGE}
     while terms > FAN_IN:
-        rows = cdiv(terms, FAN_IN)
-        launch(add_rows_kernel, blocks * rows, parts, None, count, terms, stride, 1.0, **constants)
-        terms, stride = rows, stride * FAN_IN
-    launch(add_rows_kernel, blocks, parts, out, count, terms, stride, scale, **constants)
+        groups = cdiv(terms, FAN_IN)
+        launch(
+            add_rows_kernel,
+            blocks * groups,
+            *(parts, None, count, terms, stride, 1.0),
+            BLOCK_ROWS=FAN_IN,
+            **constants,
+        )
+        terms, stride = groups, stride * FAN_IN
+    rows = 1 << (terms - 1).bit_length()
+    arguments = (parts, out, count, terms, stride, float(scale))
+    launch(add_rows_kernel, blocks, *arguments, BLOCK_ROWS=rows, **constants)
 
 
 def scratch(workspace: Any, count: int) -> Any:

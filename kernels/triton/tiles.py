@@ -50,7 +50,7 @@ def product_tile(
     dtype: str,
     precision: str = "ieee",
     batch: int = 1,
-    processors: int = 132,
+    processors: int = 1,
 ) -> Tile:
     """The tile of `batch` products of [rows, depth] and [depth, columns] of one element type.
 

@@ -1,0 +1,196 @@
+"""What is Triton's alone: tiles and splits that small shapes do not need, launches, refusals."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from cases import conv as cases
+from cases.draw import Draw
+from cnnengine.kernels import registry, triton
+from cnnengine.kernels.errors import ShapeError, UnsupportedError
+from cnnengine.kernels.spec import Conv2d
+from machine import adapter, machine
+
+if (REASON := registry.missing("triton")) is not None:
+    pytest.skip(f"backend triton: {REASON}", allow_module_level=True)
+
+from cnnengine.kernels.triton import launch, tiles
+
+GEOMETRIES = ("odd_pool", "groups", "edge_uneven", "dilated_stride_2")
+
+
+def backend_with(**tile):
+    """The Triton backend with parts of every product's tile replaced."""
+    backend = registry.load("triton")
+
+    def choose(function, arguments):
+        config = backend.choose(function, arguments)
+        known = {name: tile[name] for name, _ in config.tile if name in tile}
+        made = replace(config, tile=tuple({**dict(config.tile), **known}.items()))
+        if function == "conv2d_wgrad":
+            return replace(made, workspace_bytes=4 * made["splits"] * arguments["out"].size)
+        # smaller tiles leave more partial sums
+        return replace(made, workspace_bytes=max(config.workspace_bytes, 1) * 256)
+
+    return replace(machine("triton"), variant=choose, adapter=adapter("triton"))
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_conv__small_tiles_and_splits(name):
+    backend = backend_with(rows=32, columns=16, depth=16, group=2, splits=3)
+    for call in cases.listed(name, "float32"):
+        assert backend.verify(call)
+
+
+@pytest.mark.parametrize("name", ["edge_groups", "dilated_stride_2"])
+def test_conv__offsets_of_64_bits(name, monkeypatch):
+    monkeypatch.setattr(launch, "LARGE", 1)
+    for call in cases.listed(name, "float16"):
+        assert machine("triton").verify(call)
+
+
+@pytest.mark.parametrize("precision", ["tf32x3", "tf32"])
+def test_conv__every_precision_is_taken(precision):
+    draw, op = Draw("precision"), Conv2d(padding=(1, 1, 1, 1), precision=precision)
+    for call in cases.calls(draw, (2, 5, 4, 8), (8, 3, 3, 8), op, "float32"):
+        assert machine("triton").verify(call)
+
+
+def arrays():
+    x, w = np.ones((1, 4, 4, 8), np.float32), np.ones((8, 1, 1, 8), np.float32)
+    return {"x": x, "w": w, "b": None, "out": np.full_like(x, np.nan), "op": Conv2d()}
+
+
+def test_conv2d__refuses_float64():
+    given = arrays()
+    given = {n: a.astype("float64") if hasattr(a, "dtype") else a for n, a in given.items()}
+    with pytest.raises(UnsupportedError, match="x is float64; use backend numpy"):
+        registry.load("triton").function("conv2d")(**given)
+    reason = registry.load("triton").supports("conv2d", given)
+    assert reason == "computes in float32, float16 and bfloat16, x is float64"
+
+
+class OtherDevice(np.ndarray):
+    """A NumPy array that passes for one on a GPU."""
+
+    __cuda_array_interface__ = None
+
+
+def test_conv2d__refuses_arrays_of_another_device():
+    given = arrays()
+    given["w"] = given["w"].view(OtherDevice)
+    with pytest.raises(UnsupportedError, match="host memory here, w is in GPU memory; copy it"):
+        registry.load("triton").function("conv2d")(**given)
+    assert np.isnan(given["out"]).all()
+
+
+def test_usable__refuses_host_arrays_on_the_gpu(monkeypatch):
+    monkeypatch.setattr(launch, "interpreted", lambda: False)
+    with pytest.raises(UnsupportedError, match="GPU memory here, x is in host memory.*numpy"):
+        launch.usable("relu", x=np.zeros(3, np.float32))
+
+
+def test_conv2d__refuses_a_skewed_array():
+    given = arrays()
+    memory = np.zeros(given["x"].nbytes + 8, np.uint8)
+    given["x"] = memory[2:-6].view(np.float32).reshape(given["x"].shape)
+    with pytest.raises(ShapeError, match=r"conv2d: x must start at a multiple .* \(4 bytes\)"):
+        registry.load("triton").function("conv2d")(**given)
+
+
+def test_launch__refuses_more_programs_than_a_grid_holds():
+    with pytest.raises(ShapeError, match="2147483648 programs are more than 2147483647"):
+        launch.launch(launch.add_rows_kernel, 2**31)
+
+
+def test_recorded__writes_launches_down_and_runs_none():
+    given = arrays()
+    with launch.recorded(processors=132) as made:
+        registry.load("triton").function("conv2d")(**given)
+    assert [m.kernel.__name__ for m in made] == ["_conv2d_kernel"]
+    assert np.isnan(given["out"]).all()
+    registry.load("triton").function("conv2d")(**given)
+    assert (given["out"] == 8).all()
+
+
+@pytest.mark.parametrize(("terms", "branches"), [(1, 64), (64, 64), (65, 64), (70, 4)])
+def test_add_in_order__sums_all_rows(terms, branches, monkeypatch):
+    monkeypatch.setattr(launch, "FAN_IN", branches)
+    parts = np.random.default_rng(terms).integers(-9, 9, (terms, 130)).astype(np.float32)
+    expected = 0.5 * parts.sum(axis=0)
+    out = np.full(130, np.nan, np.float32)
+    launch.add_in_order(parts.ravel(), out, terms, scale=0.5)
+    assert (out == expected).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_product_tile__fits_every_gpu(dtype):
+    for rows, columns, depth in ((1, 1, 1), (802816, 64, 27), (64, 1000, 4096), (10**6, 512, 4608)):
+        for processors in (1, 108, 132):
+            tile = tiles.product_tile(rows, columns, depth, dtype, processors=processors)
+            size = 4 if dtype == "float32" else 2
+            assert min(tile.rows, tile.columns, tile.depth) >= tiles.LEAST
+            assert tile.stages * (tile.rows + tile.columns) * tile.depth * size <= 99 * 1024
+            assert tile.rows * tile.columns <= 64 * 32 * tile.warps  # sums in 64 registers
+
+
+def test_missing__names_the_driver(monkeypatch):
+    monkeypatch.setattr(triton, "interpreted", lambda: False)
+    monkeypatch.setattr(triton.ctypes, "CDLL", refuse)
+    assert "no NVIDIA driver" in triton.missing.__wrapped__()
+
+
+def refuse(name):
+    raise OSError(name)
+
+
+def test_driver__follows_the_stream_of_cupy(monkeypatch):
+    nvidia = importlib.import_module("triton.backends.nvidia.driver")
+    stream, properties = SimpleNamespace(ptr=7), {"major": 8, "minor": 6, "multiProcessorCount": 84}
+    runtime = SimpleNamespace(
+        getDevice=lambda: 3,
+        setDevice=lambda device: None,
+        getDeviceCount=lambda: 4,
+        getDeviceProperties=lambda device: properties,
+        CUDARuntimeError=RuntimeError,
+        free=lambda address: None,
+    )
+    cuda = SimpleNamespace(runtime=runtime, get_current_stream=lambda: stream)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(nvidia, "CudaUtils", lambda: "utils")
+    monkeypatch.delitem(sys.modules, "cnnengine.kernels.triton.driver", raising=False)
+    driver = importlib.import_module("cnnengine.kernels.triton.driver")
+    try:
+        made = driver.CupyDriver()
+        assert made.get_current_device() == 3
+        assert made.get_current_stream(3) == 7
+        stream.ptr = 9
+        assert made.get_current_stream(3) == 9
+        assert made.get_current_target().arch == 86
+        assert driver.multiprocessors() == 84
+        assert driver.missing((8, 0)) is None
+        assert "capability 8.6, needs 9.0" in driver.missing((9, 0))
+        with pytest.raises(driver.BackendError, match="not PyTorch's"):
+            made.get_device_interface()
+    finally:
+        del sys.modules["cnnengine.kernels.triton.driver"]
+        del triton.driver
+
+
+def test_launch__imports_no_torch():
+    code = (
+        "import os, sys; os.environ['TRITON_INTERPRET'] = '1'\n"
+        "import numpy as np\n"
+        "from cnnengine.kernels.triton import launch\n"
+        "out = np.zeros(4, np.float32)\n"
+        "launch.add_in_order(np.ones(8, np.float32), out, 2)\n"
+        "assert (out == 2).all()\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
