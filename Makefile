@@ -1,6 +1,7 @@
 # make train   set up .venv and train vgg-small on the data that ships with the package
 # make test    set up what tests need and run them
 # make lint    ruff and pyright
+# make compile-check   compile the Triton kernels for several GPUs and compare with the tables
 # make clean   remove .venv and what was built
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 SOURCE := pyproject.toml $(wildcard setup.py kernels/native/*.c kernels/native/*.h)
 
-.PHONY: train test lint clean
+.PHONY: train test lint compile-check clean
 
 train: $(VENV)/installed
 	$(BIN)/cnnengine train --arch vgg-small --device auto
@@ -21,6 +22,9 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+compile-check: $(VENV)/installed-test
+	$(BIN)/python -m cnnengine.bench.compile_check
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cnnengine needs Python 3.11 or newer")'

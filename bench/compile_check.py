@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from ..kernels.triton.launch import OPTIONS, Launch, Pointer, recorded
 
 FOLDER = Path(__file__).parent / "results" / "compile"
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-PROCESSORS = {80: 108, 86: 84, 89: 142, 90: 132, 100: 148}  # A100, RTX 3090 Ti, L40S, H100, B200
+PROCESSORS = {80: 108, 90: 132}  # of an A100 and an H100
 NAMES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "i8", "uint8": "u8"}
 NAMES |= {"int32": "i32", "int64": "i64", "uint32": "u32"}
 MMA = ("HGMMA", "HMMA", "UTCHMMA", "UTCQMMA")
@@ -93,31 +94,31 @@ def cases() -> Iterator[Case]:
     """The calls that are compiled: VGG16's layers at batch 64, a strided one, edge padding."""
     vgg3 = ("vgg16 conv3_2", (64, 56, 56, 256), 256, 3)
     yield from _conv(*vgg3, SAME, "bfloat16")
-    yield from _conv(*vgg3, SAME, "float16")
-    for precision in ("ieee", "tf32x3", "tf32"):
-        yield from _conv(*vgg3, Conv2d(padding=(1, 1, 1, 1), precision=precision), "float32")
+    yield from _conv(*vgg3, replace(SAME, precision="tf32x3"), "float32")
+    for precision in ("ieee", "tf32"):
+        yield next(_conv(*vgg3, replace(SAME, precision=precision), "float32"))
     yield from _conv("vgg16 conv1_1", (64, 224, 224, 3), 64, 3, SAME, "bfloat16")
-    yield from _conv("vgg16 conv5_1 edge", (64, 14, 14, 512), 512, 3,
-                     Conv2d(padding=(1, 1, 1, 1), padding_mode="edge"), "bfloat16")  # fmt: skip
-    strided = Conv2d(stride=(2, 2), padding=(1, 1, 1, 1))
+    edge = replace(SAME, padding_mode="edge")
+    yield from _conv("vgg16 conv5_1 edge", (64, 14, 14, 512), 512, 3, edge, "bfloat16")
+    strided = replace(SAME, stride=(2, 2))
     yield from _conv("resnet50 3x3/2", (64, 56, 56, 128), 128, 3, strided, "bfloat16")
     yield from _pooled("vgg16 conv1_2", (64, 224, 224, 64), 64, "bfloat16")
 
 
 def launches(processors: int) -> Iterator[tuple[str, Launch]]:
-    """(label, launch) of every case, on a GPU of so many multiprocessors."""
+    """(label, launch) of every case on a GPU of so many multiprocessors, each kernel once."""
     backend = registry.Backend("triton", triton_kernels)
+    seen: set[str] = set()
     for label, function, arguments in cases():
         with recorded(processors) as made:
             config = backend.choose(function, arguments)
             workspace = _array("uint8", config.workspace_bytes)
             backend.function(function)(**arguments, workspace=workspace, config=config)
-        seen: dict[str, int] = {}
-        for launch in made:
-            name = launch.kernel.__name__
-            seen[name] = seen.get(name, 0) + 1
-            number = "" if seen[name] == 1 else f" #{seen[name]}"
-            yield f"{label}: {name}{number}", launch
+        for position, launch in enumerate(made, 1):
+            key = f"{_source(launch).hash()} {launch.warps} {launch.stages}"
+            if key not in seen:
+                seen.add(key)
+                yield f"{label}: {function} {position} {launch.kernel.__name__}", launch
 
 
 def _source(launch: Launch) -> ASTSource:
@@ -189,7 +190,7 @@ def hot_loop(code: str) -> tuple[list[str], int]:
     return instructions, -best[1] if best[0] else 0
 
 
-def table(architectures: list[int]) -> dict[str, dict[str, dict[str, int]]]:
+def table(architectures: tuple[int, ...]) -> dict[str, dict[str, dict[str, int]]]:
     """Figures by launch and architecture."""
     found: dict[str, dict[str, dict[str, int]]] = {}
     for architecture in architectures:
@@ -228,7 +229,7 @@ def main(arguments: list[str]) -> int:
     if not update and not file.exists():
         print(f"compile_check: there is no {file.name}; write it with --update")
         return 1
-    now = table(list(PROCESSORS))
+    now = table(tuple(PROCESSORS))
     if update:
         file.parent.mkdir(parents=True, exist_ok=True)
         content = {"triton": triton.__version__, "launches": now}

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..engine.device import Device
 from ..kernels import registry, spec
+from . import machine
 from . import work as works
-from .machine import Elsewhere, torch_missing
 from .suites import Layer, Suite
 from .timing import Candidate, measure
 from .work import Check, Work
@@ -68,7 +68,7 @@ class OurWay:
 
 def float64(work: Work) -> np.ndarray:
     """The work of a float64 part: by torch, or without it by the NumPy backend."""
-    if torch_missing() is not None:
+    if machine.torch_missing() is not None:
         return OurWay(work, ("numpy",))()
     from .baselines import plain_way
 
@@ -139,7 +139,7 @@ def timed(
     candidates: Sequence[Candidate], ours: Sequence[str], seconds: float, rounds: int | None
 ) -> dict[str, Any]:
     """Time all: ours (the engine's choice), baseline (the best of the rest), and their ratio."""
-    elsewhere = Elsewhere()
+    elsewhere = machine.Elsewhere()
     timings = measure(candidates, seconds=seconds, rounds=rounds)
     busy = elsewhere.share()
     rest = {name: t for name, t in timings.items() if name not in ours}

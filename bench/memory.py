@@ -1,36 +1,39 @@
 """Peak memory of a side: a fresh process that imports, builds, and runs a few steps or passes.
 
 Two figures, both of resident memory as Linux counts it (/proc/self/status):
-peak: the most that the whole process ever held (VmHWM), interpreter and libraries included;
-growth: that peak less what was resident once everything was imported (VmRSS), so about what the
-network, its activations and the libraries' scratch memory take.
+peak: the most that the whole process held while it ran them (VmHWM, set back once the network
+stood and had run once, which is when torch.compile compiles), interpreter and libraries included;
+growth: that peak less what was resident (VmRSS) after a tiny network had run in the same mode and
+was gone, so that libraries which load when first used do not count: about what the network, its
+optimizer, activations and scratch memory take.
 
-The peak is that of the process image, not getrusage's, which would also count what the parent
-process held when it forked. The process is this module, run with SIDE ARCH BATCH MODE THREADS.
+getrusage's peak is of no use here: it also counts what the parent process held when it forked. The
+process is this module, run with SIDE ARCH BATCH MODE THREADS.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from ..engine.device import open_device
 from ..engine.errors import InputError
-from . import machine
+from . import machine, network
 
 STEPS = 5
-STATUS = Path("/proc/self/status")
+TINY = ("lenet", 1)  # network and batch of the first run
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def _status() -> dict[str, int]:
-    """VmHWM and VmRSS of this process in bytes."""
-    lines = (line.split() for line in STATUS.read_text().splitlines())
-    return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if words[0] in _FIELDS}
-
-
-_FIELDS = ("VmHWM:", "VmRSS:")
+def _status(field: str) -> int:
+    """VmHWM (peak) or VmRSS (now) of this process in bytes."""
+    lines = STATUS.read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def measure_memory(side: str, arch: str, batch: int, mode: str, count: int) -> dict[str, int]:
@@ -48,26 +51,32 @@ def measure_memory(side: str, arch: str, batch: int, mode: str, count: int) -> d
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _main(side: str, arch: str, batch: int, mode: str, count: int) -> None:
-    from . import network
-
-    if side != network.OurSide.name:
-        from .torch_side import TorchSide
-    machine.set_threads(count, torch=side != network.OurSide.name)
-    base = _status()["VmRSS"]
+def _run(side: str, arch: str, batch: int, mode: str, built: Callable[[], object]) -> None:
+    """Build the side, do one step or pass, call `built`, and do some more."""
     setting = network.make_setting(arch, batch)
+    session = contextlib.nullcontext()
     if side == network.OurSide.name:
-        runner = network.OurSide(setting, open_device("cpu"), (mode,))
-        session = runner.device.session()
+        device = open_device("cpu")
+        runner = network.OurSide(setting, device, (mode,))
+        session = device.session()
     else:
-        import contextlib
+        from .torch_side import TorchSide
 
         runner = TorchSide(setting, mode, side.removeprefix("torch "))
-        session = contextlib.nullcontext()
     with session:
+        getattr(runner, mode)()
+        built()
         for _ in range(STEPS):
             getattr(runner, mode)()
-    peak = _status()["VmHWM"]
+
+
+def _main(side: str, arch: str, batch: int, mode: str, count: int) -> None:
+    machine.set_threads(count, torch=side != network.OurSide.name)
+    _run(side, *TINY, mode, lambda: None)
+    gc.collect()
+    base = _status("VmRSS")
+    _run(side, arch, batch, mode, lambda: CLEAR.write_text("5"))  # 5: the peak begins anew
+    peak = _status("VmHWM")
     print(json.dumps({"peak_bytes": peak, "growth_bytes": peak - base}))
 
 

@@ -48,6 +48,7 @@ class TorchSide:
         )  # fmt: skip
         self._losses: Callable[..., Any] = self.twin.losses
         self._logits: Callable[..., Any] = self.twin.module
+        self._guard = torch.no_grad if way == "compile" else torch.inference_mode
         if way == "compile" and training:
             self._losses = torch.compile(self.twin.losses, dynamic=False)
         elif way == "compile":
@@ -65,7 +66,7 @@ class TorchSide:
 
     def infer(self) -> torch.Tensor:
         """The logits of the batch."""
-        with torch.no_grad():
+        with self._guard():
             return self._logits(self.x)
 
 

@@ -182,7 +182,8 @@ def _measure_memory(rows: Sequence[report.Row], threads: int) -> None:
     from ..bench.memory import measure_memory
 
     output.note(
-        "memory: peak resident memory of a fresh process, and its growth over what the imports took"
+        "memory: peak resident memory of a fresh process, and how far that is above what it held "
+        "after a tiny network had run in it"
     )
     for row in rows:
         row["memory"] = {}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @options.DEVICE
 @options.KERNELS
 @click.option("--out", type=Path, help="Where the confusion matrix goes.  "
-              "[default: RUN/confusion.png]")  # fmt: skip
+              "[default: RUN/confusion.png, MODEL-confusion.png]")  # fmt: skip
 @options.JSON
 def command(
     run: Path, data: str | None, batch_size: int | None, image_size: str | None, skip_bad: bool,
@@ -46,7 +46,8 @@ def command(
     with network.device.session():
         result = evaluate(network, splits.test)
     seconds = time.perf_counter() - begun
-    picture = out or (run if run.is_dir() else run.parent) / "confusion.png"
+    beside = run / "confusion.png" if run.is_dir() else run.with_name(f"{run.stem}-confusion.png")
+    picture = out or beside
     plot_confusion(picture, result.confusion, splits.test.classes)
     if as_json:
         output.print_json(_told(result, splits.test.classes) | {

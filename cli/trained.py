@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..engine.config import TrainConfig, check_settings, parse_image_size, resolve_config
 from ..engine.errors import InputError
+from . import output
 
 if TYPE_CHECKING:
     from ..engine.data import Splits
@@ -49,6 +50,9 @@ def open_data(
         skip_bad=skip_bad or bool(config and config.skip_bad),
         seed=config.seed if config else TrainConfig.seed,
     )  # fmt: skip
+    if config is None and Path(name).is_dir() and not (Path(name) / "train").is_dir():
+        output.warn("a model file does not tell how its run split the folder; the test images may "
+                    "be ones that it was trained on: give the run folder instead")  # fmt: skip
     _check_fit(splits, network, is_folder=name not in sets.REGISTRY)
     return splits
 

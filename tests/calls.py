@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import oracle
 import tolerance
+
 from cnnengine.kernels import spec
 
 DTYPES = {

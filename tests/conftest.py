@@ -9,6 +9,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
 
 import machine
 import pytest
+
 from cnnengine.kernels import registry, spec
 
 

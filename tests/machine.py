@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cnnengine.kernels
 import numpy as np
 import pytest
 from calls import Call, blank, same_bits
+
+import cnnengine.kernels
 from cnnengine.kernels import registry, spec
 from cnnengine.kernels.errors import UnsupportedError
 from cnnengine.kernels.triton import interpreted

@@ -9,10 +9,11 @@ import pytest
 from calls import blank
 from cases import conv, dense, elementwise, loss, norm, pool, update
 from cases.draw import Draw
+from machine import machines
+
 from cnnengine.kernels import spec
 from cnnengine.kernels.errors import KernelError
 from cnnengine.kernels.spec import LRN, SGD, AdamW, AvgPool2d, BatchNorm, Conv2d, MaxPool2d
-from machine import machines
 
 
 def _samples():

@@ -8,8 +8,9 @@ import re
 from functools import cache
 from pathlib import Path
 
-import cnnengine.kernels
 import pytest
+
+import cnnengine.kernels
 from cnnengine.kernels import registry, spec
 
 KERNELS = Path(next(iter(cnnengine.kernels.__path__)))

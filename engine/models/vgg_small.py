@@ -10,6 +10,8 @@ from ..errors import InputError
 from ..ir import Value
 from . import register_model
 
+MOST_WIDTH = 64  # 2.4 thousand million weights
+
 
 @register_model("vgg-small", input_shape=(28, 28, 1))
 def vgg_small(
@@ -30,7 +32,7 @@ def vgg_small(
 
 
 def scaled(count: int, width: float) -> int:
-    """`count` times `width`, at least 1. Raises: InputError unless `width` is above 0."""
-    if not width > 0:
-        raise InputError(f"option width must be above 0, not {width}")
+    """`count` times `width`, at least 1. Raises: InputError."""
+    if not 0 < width <= MOST_WIDTH:
+        raise InputError(f"option width must be above 0 and at most {MOST_WIDTH}, not {width}")
     return max(1, round(count * width))

@@ -27,8 +27,8 @@ LEAST_CHANNELS = 4  # of a group: below, most of a tile would be padding
 def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
     """Why a call with these arguments cannot run here; None if it can."""
     for name in ("x", "dy", "out"):
-        if name in arguments and (dtype := dtype_name(arguments[name])) != "float32":
-            return f"computes in float32 only, {name} is {dtype}"
+        if name in arguments and arguments[name].dtype != "float32":
+            return f"computes in float32 only, {name} is {dtype_name(arguments[name])}"
     if function == "conv2d_relu_pool_backward":
         return None
     op = arguments["op"]

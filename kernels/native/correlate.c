@@ -82,6 +82,8 @@ struct work {
     int64_t *offsets;
     float *packed, *bias, *sums; /* sums: a tile, two rows to pool, or an image to fold */
     float *db;
+    struct lines next; /* the input of the thread's next chunk: fetched along the way */
+    int64_t lines_a_tile;
 };
 
 static int64_t rows_at_once(int64_t cols) {
@@ -91,34 +93,40 @@ static int64_t rows_at_once(int64_t cols) {
 }
 
 /* The pixel of out that holds the first column of a grid row. */
-static int64_t out_pixel(const struct work *k, int64_t row) {
+static int64_t out_pixel(const struct work *k, int64_t image, int64_t i) {
     const struct correlate *p = k->p;
-    const int64_t image = k->image + row / k->rows, i = k->row + row % k->rows;
-    return (image * p->out_h + p->first_h + i * p->every_h) * p->out_w + p->first_w;
+    const int64_t h = p->first_h + (k->row + i) * p->every_h;
+    return ((k->image + image) * p->out_h + h) * p->out_w + p->first_w;
 }
 
 /* Run the tiles of `rows` grid rows for one panel. Sums go to y (grid rows `y_row` floats apart,
    pixels `y_pitch`), or, where there is an epilogue, through it into out. */
-static void run_rows(const struct work *k, struct tile *t, int64_t lanes, int64_t row, int64_t rows,
+static void run_rows(struct work *k, struct tile *t, int64_t lanes, int64_t row, int64_t rows,
                      float *y, int64_t y_row, int64_t y_pitch, const struct epilogue *e) {
     const int64_t cols = k->p->cols, tiles = ceil_div(cols, TILE);
+    const int64_t x_row = k->p->step_h * k->d.row_pitch;
+    int64_t image = row / k->rows, i = row % k->rows; /* the row again, as an image and its row */
+    t->y_pitch = e ? lanes : y_pitch;
     for (int64_t end = row + rows; row < end;) {
-        int64_t at_once = tiles == 1 ? rows_at_once(cols) : 1;
+        const float *x[8];
+        int64_t pixel[8], at_once = tiles == 1 ? rows_at_once(cols) : 1;
         while (at_once > end - row) at_once /= 2;
-        for (int64_t i = 0, col = 0; i < tiles; i++) {
-            const int64_t width = cols / tiles + (i < cols % tiles);
+        for (int64_t a = 0; a < at_once; a++, i++) {
+            if (i == k->rows) image++, i = 0;
+            x[a] = k->packed + image * k->d.image_pitch + i * x_row;
+            pixel[a] = e ? out_pixel(k, image, i) : 0;
+        }
+        for (int64_t left = tiles, col = 0; left > 0; left--) {
+            const int64_t width = ceil_div(cols - col, left);
             for (int64_t a = 0; a < at_once; a++) {
-                const int64_t image = (row + a) / k->rows, j = (row + a) % k->rows;
-                t->x[a] = k->packed + image * k->d.image_pitch + col * k->d.block +
-                          j * k->p->step_h * k->d.row_pitch;
+                t->x[a] = x[a] + col * k->d.block;
                 t->y[a] = e ? k->sums + a * width * lanes : y + a * y_row + col * y_pitch;
+                if (e) prefetch_row(e, pixel[a] + col * e->every, width);
             }
-            for (int64_t a = 0; e && a < at_once; a++)
-                prefetch_row(e, out_pixel(k, row + a) + col * e->every, width);
-            t->y_pitch = e ? lanes : y_pitch;
+            prefetch_lines(&k->next, k->lines_a_tile);
             find_tile(k->d.block, at_once, width, lanes / LANES)(t);
             for (int64_t a = 0; e && a < at_once; a++)
-                finish_row(e, t->y[a], lanes, out_pixel(k, row + a) + col * e->every, width);
+                finish_row(e, t->y[a], lanes, pixel[a] + col * e->every, width);
             col += width;
         }
         row += at_once;
@@ -127,7 +135,7 @@ static void run_rows(const struct work *k, struct tile *t, int64_t lanes, int64_
 }
 
 /* Add the gradient of an edge-padded image, k->sums, onto the pixels that it repeats. */
-static void fold(const struct work *k, const struct epilogue *e, int64_t lanes) {
+static void fold(struct work *k, const struct epilogue *e, int64_t lanes) {
     const struct correlate *p = k->p;
     const int64_t bottom = p->rows - p->fold_top - p->out_h;
     const int64_t right = p->cols - p->fold_left - p->out_w;
@@ -148,7 +156,7 @@ static void fold(const struct work *k, const struct epilogue *e, int64_t lanes) 
     }
 }
 
-static void run_panel(const struct work *k, int64_t panel) {
+static void run_panel(struct work *k, int64_t panel) {
     const struct correlate *p = k->p;
     const int64_t first = panel * PANEL, count = least(PANEL, p->filters - first);
     const int64_t column = k->group * p->filters + first, lanes = panel_lanes(count);
@@ -191,7 +199,7 @@ static void run_panel(const struct work *k, int64_t panel) {
         const int64_t y_row = p->every_h * p->out_w * p->out_pitch;
         for (int64_t i = 0; i < (k->rows == p->out_h ? 1 : k->images); i++) {
             const int64_t some = k->rows == p->out_h ? rows : k->rows;
-            float *y = e.out + out_pixel(k, i * k->rows) * p->out_pitch;
+            float *y = e.out + out_pixel(k, i, 0) * p->out_pitch;
             run_rows(k, &t, lanes, i * k->rows, some, y, y_row, p->every_w * p->out_pitch, NULL);
         }
     } else {
@@ -199,18 +207,40 @@ static void run_panel(const struct work *k, int64_t panel) {
     }
 }
 
-static void run_chunk(const struct correlate *p, int64_t chunk, float *scratch) {
-    const int64_t panels = panels_of(p), splits = ceil_div(panels, p->panels_per_chunk);
-    int64_t rest = chunk;
-    const int64_t split = rest % splits;
-    rest /= splits;
-    struct work k = {.p = p, .row = rest % p->bands * p->band};
-    rest /= p->bands;
-    k.group = rest % p->groups;
-    k.image = rest / p->groups * p->images_per_chunk;
+/* What chunk number `chunk` covers; chunks run over panels, bands, groups and images. */
+static struct work place_chunk(const struct correlate *p, int64_t chunk, int64_t *first_panel) {
+    const int64_t splits = ceil_div(panels_of(p), p->panels_per_chunk);
+    *first_panel = chunk % splits * p->panels_per_chunk;
+    chunk /= splits;
+    struct work k = {.p = p, .row = chunk % p->bands * p->band};
+    chunk /= p->bands;
+    k.group = chunk % p->groups;
+    k.image = chunk / p->groups * p->images_per_chunk;
     k.images = least(p->images_per_chunk, p->images - k.image);
     k.rows = least(p->band, (p->pool ? p->rows & ~1 : p->rows) - k.row);
     k.d = make_band(p, k.rows, k.images);
+    return k;
+}
+
+static const float *input_row(const struct work *k, int64_t image, int64_t row) {
+    return k->p->x + ((k->image + image) * k->p->height + row) * k->p->width * k->p->x_pitch +
+           k->group * k->p->channels;
+}
+
+/* The memory that holds the input of a chunk. */
+static struct lines input_lines(const struct correlate *p, int64_t chunk) {
+    int64_t panel;
+    const struct work k = place_chunk(p, chunk, &panel);
+    const int64_t first = k.row * p->step_h + lowest(p->dr, p->taps);
+    const int64_t from = most(0, least(first, p->height - 1));
+    const int64_t last = most(0, least(first + k.d.rows, p->height) - 1);
+    const float *end = input_row(&k, k.images - 1, last) + (p->width - 1) * p->x_pitch;
+    return (struct lines){(const char *)input_row(&k, 0, from), (const char *)(end + p->channels)};
+}
+
+static void run_chunk(const struct correlate *p, int64_t chunk, int64_t next, float *scratch) {
+    int64_t panel;
+    struct work k = place_chunk(p, chunk, &panel);
     k.offsets = (int64_t *)scratch;
     k.bias = scratch + round_up(2 * p->taps);
     k.packed = k.bias + PANEL;
@@ -223,13 +253,17 @@ static void run_chunk(const struct correlate *p, int64_t chunk, float *scratch) 
         k.offsets[t] = (p->dr[t] - first_dr) * k.d.row_pitch +
                        (col % k.d.step * k.d.cols + col / k.d.step) * k.d.block;
     }
-    for (int64_t i = 0; i < k.images; i++) {
-        const float *x = p->x + (k.image + i) * p->height * p->width * p->x_pitch;
-        pack_band(&k.d, x + k.group * p->channels, p->height, p->width, p->x_pitch, p->channels,
-                  p->edge, k.row * p->step_h + first_dr, k.packed + i * k.d.image_pitch);
+    for (int64_t i = 0; i < k.images; i++)
+        pack_band(&k.d, input_row(&k, i, 0), p->height, p->width, p->x_pitch, p->channels, p->edge,
+                  k.row * p->step_h + first_dr, k.packed + i * k.d.image_pitch);
+    const int64_t end = least(panels_of(p), panel + p->panels_per_chunk);
+    if (next < p->chunks) {
+        const int64_t rows = k.images * k.rows;
+        const int64_t tiles = ceil_div(rows * p->cols, TILE) * (end - panel);
+        k.next = input_lines(p, next);
+        k.lines_a_tile = ceil_div(k.next.end - k.next.at, 64 * tiles);
     }
-    const int64_t end = least(panels, (split + 1) * p->panels_per_chunk);
-    for (int64_t panel = split * p->panels_per_chunk; panel < end; panel++) run_panel(&k, panel);
+    for (; panel < end; panel++) run_panel(&k, panel);
 }
 
 /* One thread's share of a call: pack panels, then run chunks, while there are any. */
@@ -239,6 +273,10 @@ void correlate_run(const struct correlate *p, struct tickets *shared, float *scr
         atomic_fetch_add(&shared->first_done, 1);
     }
     wait_for_first(shared, p->panels);
-    for (int64_t i; (i = atomic_fetch_add(&shared->second, 1)) < p->chunks;)
-        run_chunk(p, i, scratch);
+    int64_t chunk = atomic_fetch_add(&shared->second, 1);
+    while (chunk < p->chunks) {
+        const int64_t next = atomic_fetch_add(&shared->second, 1);
+        run_chunk(p, chunk, next, scratch);
+        chunk = next;
+    }
 }

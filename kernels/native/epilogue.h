@@ -49,7 +49,8 @@ INLINE void finish_lanes(const struct epilogue *e, const float *sums, int64_t la
         if (parts & WHOLE) store(to, y);
         else store_part(to, y, left);
     }
-    if (parts & DB) store_part(e->db + f, load_part(e->db + f, left) + total, left);
+    if ((parts & DB) && (parts & WHOLE)) store(e->db + f, load(e->db + f) + total);
+    else if (parts & DB) store_part(e->db + f, load_part(e->db + f, left) + total, left);
 }
 
 /* Finish `cols` pixels of sums, `lanes` floats each, into the pixels of out from `pixel` on. */

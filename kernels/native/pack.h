@@ -54,30 +54,37 @@ INLINE void copy_pixels(const float *from, int64_t from_step, float *to, int64_t
     }
 }
 
+/* Zero `pixels` pixels of `block` floats; few at a time, so no call. */
+INLINE void zero_pixels(float *to, int64_t pixels, int64_t block) {
+    if (block == 16)
+        for (int64_t j = 0; j < pixels; j++) memset(to + j * 16, 0, 64);
+    else
+        for (int64_t j = 0; j < pixels * block; j++) to[j] = 0;
+}
+
 /* Pack one row of x, or zeros where `from` is NULL. */
 static void pack_row(const struct band *d, const float *from, int64_t width, int64_t pitch,
                      int64_t channels, int64_t edge, float *to) {
-    for (int64_t c0 = 0; c0 < channels; c0 += d->block, to += d->block_pitch) {
-        const int64_t count = least(d->block, channels - c0);
-        if (from == NULL) {
-            memset(to, 0, (size_t)d->row_pitch * 4);
-            continue;
-        }
-        for (int64_t phase = 0; phase < d->step; phase++) {
-            float *row = to + phase * d->cols * d->block;
-            const int64_t first = d->first_col + phase; /* the column of x at j = 0 */
-            const int64_t before = first < 0 ? least(d->cols, ceil_div(-first, d->step)) : 0;
-            const int64_t inside = first < width ? ceil_div(width - first, d->step) : 0;
-            const int64_t end = most(before, least(d->cols, inside));
-            copy_pixels(from + (first + before * d->step) * pitch + c0, d->step * pitch,
-                        row + before * d->block, d->block, end - before, count);
-            if (edge) {
-                copy_pixels(from + c0, 0, row, d->block, before, count);
-                copy_pixels(from + (width - 1) * pitch + c0, 0, row + end * d->block, d->block,
+    const int64_t block = d->block, step = d->step;
+    for (int64_t phase = 0; phase < step; phase++, to += d->cols * block) {
+        const int64_t first = d->first_col + phase; /* the column of x at j = 0 */
+        int64_t before = most(0, -first), inside = most(0, width - first);
+        if (step > 1) before = ceil_div(before, step), inside = ceil_div(inside, step);
+        before = from ? least(before, d->cols) : d->cols;
+        const int64_t end = most(before, least(d->cols, inside));
+        float *row = to;
+        for (int64_t c0 = 0; c0 < channels; c0 += block, row += d->block_pitch) {
+            const int64_t count = least(block, channels - c0);
+            if (from)
+                copy_pixels(from + (first + before * step) * pitch + c0, step * pitch,
+                            row + before * block, block, end - before, count);
+            if (from && edge) {
+                copy_pixels(from + c0, 0, row, block, before, count);
+                copy_pixels(from + (width - 1) * pitch + c0, 0, row + end * block, block,
                             d->cols - end, count);
             } else {
-                memset(row, 0, (size_t)(before * d->block) * 4);
-                memset(row + end * d->block, 0, (size_t)((d->cols - end) * d->block) * 4);
+                zero_pixels(row, before, block);
+                zero_pixels(row + end * block, d->cols - end, block);
             }
         }
     }

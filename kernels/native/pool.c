@@ -33,7 +33,7 @@ INLINE void put(float *p, vf v, int64_t count) {
     else store_part(p, v, count);
 }
 
-static void zero_pixels(const struct unpool *p, int64_t pixel, int64_t count) {
+static void zero_run(const struct unpool *p, int64_t pixel, int64_t count) {
     for (int64_t i = pixel; i < pixel + count; i++)
         memset(p->out + i * p->out_pitch, 0, (size_t)p->channels * 4);
 }
@@ -59,11 +59,11 @@ static void unpool_image(const struct unpool *p, int64_t image, float *db) {
             }
         }
         if (p->cols % 2) {
-            zero_pixels(p, top + p->cols - 1, 1);
-            zero_pixels(p, top + 2 * p->cols - 1, 1);
+            zero_run(p, top + p->cols - 1, 1);
+            zero_run(p, top + 2 * p->cols - 1, 1);
         }
     }
-    if (p->rows % 2) zero_pixels(p, (image * p->rows + p->rows - 1) * p->cols, p->cols);
+    if (p->rows % 2) zero_run(p, (image * p->rows + p->rows - 1) * p->cols, p->cols);
 }
 
 /* One thread's share of a call. */

@@ -45,4 +45,13 @@ INLINE vf blend(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no
 /* max(0, v); a NaN is not <= 0 and stays. */
 INLINE vf relu(vf v) { return keep(~(v <= 0), v); }
 
+/* Memory that will be read soon; a few lines at a time, so that fetching it never stalls. */
+struct lines {
+    const char *at, *end;
+};
+
+INLINE void prefetch_lines(struct lines *l, int64_t count) {
+    for (; count > 0 && l->at < l->end; count--, l->at += 64) __builtin_prefetch(l->at, 0, 2);
+}
+
 #endif

@@ -8,7 +8,7 @@
 #include "wgrad.h"
 #include "wgrad_tile.h"
 
-static const int64_t L1_FLOATS = 10 << 10;   /* 40 of 48 KiB: a band of x (one block) and of dy */
+static const int64_t L1_FLOATS = 8 << 10;   /* 32 of 48 KiB: a band of x (one block) and of dy */
 static const int64_t LEAST_CHUNKS = 16;      /* so that threads end together */
 enum { NARROW = 8 };                         /* fewer channels: a tile runs over taps of a row */
 static const int64_t PITCH_OF_ALIASES = 64;  /* pixels farther apart crowd a few sets of the L1 */
@@ -86,9 +86,35 @@ static void place_dy(const struct wgrad *p, const float *dy, int64_t count, stru
     }
 }
 
+/* The input of the thread's next band, and how many lines of it to fetch with every tile. */
+struct ahead {
+    struct lines x, dy;
+    int64_t x_lines, dy_lines;
+};
+
+static struct ahead look_ahead(const struct wgrad *p, int64_t group, int64_t image, int64_t images,
+                               int64_t row, int64_t tiles) {
+    const int64_t rows = least(p->band, p->rows - row), top = row * p->step_h - p->top;
+    const int64_t from = most(0, least(top, p->height - 1));
+    const int64_t below = top + (rows - 1) * p->step_h + (p->r - 1) * p->gap_h;
+    const int64_t last = most(0, least(below, p->height - 1)), final = image + images - 1;
+    const float *x = p->x + group * p->channels, *dy = p->dy + group * p->filters;
+    const float *x_end = x + ((final * p->height + last + 1) * p->width - 1) * p->x_pitch;
+    const float *dy_end = dy + ((final * p->rows + row + rows) * p->cols - 1) * p->dy_pitch;
+    x += (image * p->height + from) * p->width * p->x_pitch;
+    dy += (image * p->rows + row) * p->cols * p->dy_pitch;
+    struct ahead a = {
+        .x = {(const char *)x, (const char *)(x_end + p->channels)},
+        .dy = {(const char *)dy, (const char *)(dy_end + p->filters)},
+    };
+    a.x_lines = ceil_div(a.x.end - a.x.at, 64 * tiles);
+    a.dy_lines = ceil_div(a.dy.end - a.dy.at, 64 * tiles);
+    return a;
+}
+
 /* Every tap of one block of channels over the band that `t` describes. */
 static void run_block(const struct wgrad *p, struct outer t, const struct band *d, int64_t count,
-                      int64_t lanes) {
+                      int64_t lanes, struct ahead *ahead) {
     const float *x = t.x;
     float *sums = t.sums;
     const int64_t joined = p->channels < NARROW && p->gap_w == 1 ? p->s : 1; /* taps of a run */
@@ -100,6 +126,8 @@ static void run_block(const struct wgrad *p, struct outer t, const struct band *
             t.sums = sums + (r * p->s + s) * count * lanes;
             for (int64_t i = 0; i < tiles; i++) {
                 const int64_t width = run / tiles + (i < run % tiles);
+                prefetch_lines(&ahead->x, ahead->x_lines);
+                prefetch_lines(&ahead->dy, ahead->dy_lines);
                 outers[at_once][width][lanes / LANES - 1](&t);
                 t.x += width;
                 t.sums += width * lanes;
@@ -125,6 +153,14 @@ static void run_images(const struct wgrad *p, int64_t chunk, float *scratch) {
                 pack_band(&d, x + group * p->channels, p->height, p->width, p->x_pitch, p->channels,
                           p->edge, row * p->step_h - p->top, scratch + i * d.image_pitch);
             }
+            struct ahead ahead = {.x_lines = 0};
+            const int64_t next = row + p->band < p->rows ? image : image + p->band_images;
+            if (next < last) {
+                const int64_t panels_here = least(panels, (split + 1) * each) - split * each;
+                const int64_t tiles = panels_here * taps * ceil_div(p->channels, TILE);
+                ahead = look_ahead(p, group, next, least(p->band_images, last - next),
+                                   next == image ? row + p->band : 0, tiles);
+            }
             float *packed_dy = scratch + round_up(blocks_of(p) * d.block_pitch + PANEL);
             const float *dy = p->dy + (image * p->rows + row) * p->cols * p->dy_pitch;
             for (int64_t panel = split * each; panel < least(panels, (split + 1) * each); panel++) {
@@ -148,7 +184,7 @@ static void run_images(const struct wgrad *p, int64_t chunk, float *scratch) {
                     t.x = scratch + c / p->block * d.block_pitch;
                     t.sums = sums + c * taps * lanes;
                     t.sums_tap_row = p->s * width * lanes;
-                    run_block(p, t, &d, width, lanes);
+                    run_block(p, t, &d, width, lanes, &ahead);
                 }
             }
         }

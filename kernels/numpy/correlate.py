@@ -13,9 +13,10 @@ import numpy as np
 
 from ..spec.contract import Array
 from . import winograd
-from .conv_plan import Plan, Scratch
+from .conv_plan import Plan
 from .im2col import Block, gather
 from .product import multiply
+from .scratch import Scratch
 from .threads import parallel
 from .windows import WHOLE, Phase, Window
 

@@ -68,44 +68,46 @@ def gather(
     """
     n, rows = block.n1 - block.n0, block.p1 - block.p0
     (h, w), (r, s), q = window.reach(rows), window.taps, window.extent[1]
-    top, left = window.start[0] + block.p0 * window.step[0], window.start[1]
-    height, width, c = source.shape[1:]
-    pixels = n * rows * q
-    inside = top >= 0 and left >= 0 and top + h <= height and left + w <= width
-    if inside and source.dtype == image.dtype:
-        part = source[block.n0 : block.n1, top : top + h, left : left + w]
-    else:
-        flat = image[: n * h * w * c]
-        if c <= PLANES:  # [C, N, H, W] in memory: rows of one channel are contiguous
-            part = flat.reshape(c, n, h, w).transpose(1, 2, 3, 0)
-        else:
-            part = flat.reshape(n, h, w, c)
-        fill(part, source[block.n0 : block.n1], (top, left), edge)
-    if r == s == 1 and window.step == (1, 1) and part.strides[3] == part.itemsize:
-        whole = w == width and (n == 1 or h == height)
-        if whole or not np.may_share_memory(part, source):
-            return part.reshape(pixels, groups, c // groups).transpose(1, 0, 2)
     (sh, sw), (dh, dw) = window.step, window.dilation
+    c, cg = source.shape[3], source.shape[3] // groups
+    part = _pixels(source, window, block, (h, w), edge, image)
+    if r == s == 1 and window.step == (1, 1) and _mergeable(part):
+        return part.reshape(-1, groups, cg).transpose(1, 0, 2)
     bn, bh, bw, bc = part.strides
-    cg = c // groups
     sizes = {"g": groups, "n": n, "p": rows, "q": q, "r": r, "s": s, "c": cg}
-    strides = {
-        "g": bc * cg,
-        "n": bn,
-        "p": bh * sh,
-        "q": bw * sw,
-        "r": bh * dh,
-        "s": bw * dw,
-        "c": bc,
-    }
-    planes = c <= PLANES
-    order = "grscnpq" if planes else "gnpqrsc"
-    patches = as_strided(part, [sizes[a] for a in order], [strides[a] for a in order])
-    taken = column[: math.prod(sizes.values())]
-    np.copyto(taken.reshape(patches.shape), patches)
-    if planes:
-        return taken.reshape(groups, r * s * cg, pixels).transpose(0, 2, 1)
-    return taken.reshape(groups, pixels, r * s * cg)
+    strides = {"g": bc * cg, "n": bn, "p": bh * sh, "q": bw * sw, "r": bh * dh, "s": bw * dw}
+    strides["c"] = bc
+    order = "grscnpq" if c <= PLANES else "gnpqrsc"
+    shape = [sizes[axis] for axis in order]
+    patches = column[: math.prod(shape)].reshape(shape)
+    np.copyto(patches, as_strided(part, shape, [strides[axis] for axis in order]))
+    if order == "grscnpq":
+        return patches.reshape(groups, r * s * cg, n * rows * q).transpose(0, 2, 1)
+    return patches.reshape(groups, n * rows * q, r * s * cg)
+
+
+def _pixels(
+    source: Array, window: Window, block: Block, size: tuple[int, int], edge: bool, image: Array
+) -> Array:
+    """The source pixels [n, h, w, C] that a block reads: a view, or a copy with its padding."""
+    n, (h, w), c = block.n1 - block.n0, size, source.shape[3]
+    top, left = window.start[0] + block.p0 * window.step[0], window.start[1]
+    inside = 0 <= top <= source.shape[1] - h and 0 <= left <= source.shape[2] - w
+    if inside and source.dtype == image.dtype:
+        return source[block.n0 : block.n1, top : top + h, left : left + w]
+    flat = image[: n * h * w * c]
+    if c <= PLANES:  # [C, N, H, W] in memory: rows of one channel are contiguous
+        part = flat.reshape(c, n, h, w).transpose(1, 2, 3, 0)
+    else:
+        part = flat.reshape(n, h, w, c)
+    fill(part, source[block.n0 : block.n1], (top, left), edge)
+    return part
+
+
+def _mergeable(part: Array) -> bool:
+    """Whether pixels [n, h, w, C] are evenly spaced, so that they are a matrix without copying."""
+    (n, h, w, _), (bn, bh, bw, bc) = part.shape, part.strides
+    return bc == part.itemsize and (h == 1 or bh == w * bw) and (n == 1 or bn == h * w * bw)
 
 
 def fill(part: Array, source: Array, start: tuple[int, int], edge: bool) -> None:

@@ -164,7 +164,8 @@ def max_pool2d_backward(dy: Array, code: Array, out: Out, *, op: MaxPool2d) -> N
     """Every tap of every window gives its dy to its pixel where the code names that tap."""
     (n, h, w, c), (_, p, q, _) = out.shape, dy.shape
     apart = op.stride[0] >= op.reach[0] and op.stride[1] >= op.reach[1]  # no pixel has two windows
-    covered = op.stride == op.kernel and (h, w) == (p * op.kernel[0], q * op.kernel[1])
+    tiled = op.stride == op.kernel == op.reach and not any(op.padding)
+    covered = tiled and (h, w) == (p * op.kernel[0], q * op.kernel[1])  # every pixel has one
 
     def run(images: slice, h0: int, h1: int) -> None:
         outputs = _outputs_of(op, h0, h1, p)

@@ -22,14 +22,14 @@ LEAST = 768  # elements of a tile of out; with fewer, packing is faster
 
 def multiply(a: Array, b: Array, out: Array) -> None:
     """out [batch, M, N] = a [batch, M, L] @ b [batch, L, N]; each may be any strided view."""
-    batch, length, n = b.shape
-    rows, columns = _tile(a.shape[1], length, n)
-    if not rows:
+    (batch, m, length), n = a.shape, b.shape[2]
+    rows, columns = _tile(m, length, n)
+    if rows >= m and columns == n:
         np.matmul(a, b, out=out)
         return
     b = b.reshape(batch, 1, length, n // columns, columns).transpose(0, 1, 3, 2, 4)
-    whole = a.shape[1] // rows * rows
-    for part, count in ((slice(whole), rows), (slice(whole, None), a.shape[1] - whole)):
+    whole = m // rows * rows
+    for part, count in ((slice(whole), rows), (slice(whole, None), m - whole)):
         if count:
             top = a[:, part].reshape(batch, -1, 1, count, length)
             to = out[:, part].reshape(batch, -1, count, n // columns, columns)
@@ -38,7 +38,7 @@ def multiply(a: Array, b: Array, out: Array) -> None:
 
 @functools.cache
 def _tile(m: int, length: int, n: int) -> tuple[int, int]:
-    """Rows and columns of a tile of out; no rows: one product for all."""
+    """Rows and columns of a tile of out: all of both where tiles would be too small."""
     for columns in (n, *COLUMNS):
         if columns <= max(COLUMNS) and n % columns == 0:
             most = SMALL // (length * columns)
@@ -46,4 +46,4 @@ def _tile(m: int, length: int, n: int) -> tuple[int, int]:
                 step = 16 if most >= 16 else 4  # heights that OpenBLAS' own blocks divide
                 even = -(-m // -(-m // most))
                 return min(-(-even // step) * step, most // step * step, m), columns
-    return 0, n
+    return m, n

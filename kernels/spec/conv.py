@@ -154,7 +154,7 @@ def conv2d(
     has_shape("conv2d", op.output_shape(x.shape, w.shape), out=out, residual=residual)
     _epilogue("conv2d", w, b, out, dtype)
     pitched("conv2d", x=x, residual=residual, out=out)
-    disjoint("conv2d", out, x=x, w=w, b=b)
+    disjoint("conv2d", out, x=x, w=w, b=b, residual=residual)
 
 
 @contract(flops=lambda w, out, op, **_: op.flops(out.shape, w.shape))
@@ -173,7 +173,8 @@ def conv2d_dgrad(
 
     dy [N,P,Q,K], w [K,R,S,C/groups], out (= dx) [N,H,W,C], one float type. `mask` [N,H,W,C] is x
     itself where x is a ReLU's output: dx becomes 0 where mask <= 0 (a NaN passes dx on). `db` [C],
-    accumulator's type, receives the sum of dx over N, H, W: the bias gradient of the layer below.
+    accumulator's type, receives the sum of dx over N, H, W, the bias gradient of the layer below; a
+    backend may sum dx before or after rounding it.
 
     Raises: ShapeError, DTypeError.
     """
@@ -240,6 +241,7 @@ def conv2d_relu_pool(
     x [N,H,W,C], w [K,R,S,C/groups], out [N,P//2,Q//2,K] of one float type; b [K] of the
     accumulator's type; code int8 like out: 0..3 for the first maximum of the window in row-major
     order, or 4 (`DEAD`) where the maximum is <= 0 before the ReLU. code may be None (inference).
+    Values are compared in the accumulator's type, before they are rounded.
 
     Raises: ShapeError, DTypeError.
     """

@@ -122,6 +122,8 @@ def bias_grad(
     Raises: ShapeError, DTypeError.
     """
     dtype = same_float("bias_grad", dy=dy)
+    ok = len(dy.shape) in (2, 4)
+    require(ok, "bias_grad", "dy must have 2 or 4 dimensions", dy=tuple(dy.shape))
     has_dtype("bias_grad", accumulator(dtype), out=out)
     has_shape("bias_grad", tuple(dy.shape[-1:]), out=out)
     contiguous("bias_grad", dy=dy, out=out)

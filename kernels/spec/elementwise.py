@@ -37,7 +37,7 @@ def relu(x: Array, out: Out) -> None:
 def relu_backward(dy: Array, y: Array, out: Out) -> None:
     """out = 0 where y <= 0, else dy (also where y is NaN); y is the ReLU's output.
 
-    dy, y and out of one shape and float type; out may be dy.
+    dy, y and out of one shape and float type; out may be dy or y.
 
     Raises: ShapeError, DTypeError.
     """

@@ -54,7 +54,8 @@ def softmax_cross_entropy(
 
     logits and dlogits [N,K] of one float type; labels int32 [N] in 0 … K-1; loss [N] of the
     accumulator's type, unscaled. `grad_scale` [1] of the accumulator's type multiplies dlogits
-    (loss scaling for float16). dlogits may be None (evaluation).
+    (loss scaling for float16). dlogits may be None (evaluation). Labels are checked where data are
+    loaded; a backend that can look at them for free raises ShapeError for one out of range.
 
     Raises: ShapeError, DTypeError.
     """

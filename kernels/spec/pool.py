@@ -86,7 +86,23 @@ class MaxPool2d:
 
     def output_shape(self, x: Shape) -> Shape:
         """(N, P, Q, C) for x (N, H, W, C). Raises: ShapeError."""
-        return _pooled_shape("max_pool2d", self, self.reach, x)
+        shape = _pooled_shape("max_pool2d", self, self.reach, x)
+        for i in (0, 1):
+            firsts = range(-self.padding[2 * i], x[1 + i] + self.reach[i], self.stride[i])
+            taps = range(0, self.reach[i], self.dilation[i])
+            empty = [
+                p
+                for p, first in zip(range(shape[1 + i]), firsts, strict=False)
+                if not any(0 <= first + tap < x[1 + i] for tap in taps)
+            ]
+            require(
+                not empty,
+                "max_pool2d",
+                "every window must hold a pixel that is not padding",
+                x=tuple(x),
+                empty_window=empty[:1],
+            )
+        return shape
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ that image's gradient goes to the workspace in float32, and a second kernel gath
 every pixel, the padded pixels that repeat it, row by row.
 """
 
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
+# (inside a kernel numbers, blocks and constants mix in ways that Triton's annotations do not tell)
+
 from __future__ import annotations
 
 from math import gcd

@@ -17,6 +17,9 @@ For the fused pool the pixels are numbered window by window, four in a row of nu
 window never falls into two tiles, whatever P and Q are: the tile is split four ways in registers.
 """
 
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
+# (inside a kernel numbers, blocks and constants mix in ways that Triton's annotations do not tell)
+
 from __future__ import annotations
 
 from typing import Any
@@ -200,7 +203,6 @@ def _conv2d_relu_pool_kernel(
     k += group * K
     if b is not None:
         total += tl.load(b + k, mask=k < GROUPS * K, other=0.0)
-    total = wide(narrow(total, out.dtype.element_ty))  # pool what conv2d would have stored
     total = tl.reshape(total, (BLOCK_WINDOWS, 2, 2, BLOCK_FILTERS))
     left, right = tl.split(tl.permute(total, (0, 3, 1, 2)))  # [windows, filters, row]
     v0, v2 = tl.split(left)  # [windows, filters]

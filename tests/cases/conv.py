@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from calls import Call
+
 from cnnengine.kernels.spec import Conv2d, MaxPool2d, accumulator
 
 from .draw import ALL, Draw, fuzzer, rms, sum_floor

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from calls import Call
+
 from cnnengine.kernels.spec import accumulator
 
 from .draw import ALL, Draw, fuzzer, rms, sum_floor

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from calls import DTYPES, Call
+
 from cnnengine.kernels.philox import key
 from cnnengine.kernels.spec import Dropout
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from calls import DTYPES, Call
+
 from cnnengine.kernels.spec import SoftmaxCrossEntropy, accumulator
 
 from .draw import ALL, Draw, fuzzer, rms

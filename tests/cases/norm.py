@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import oracle
 from calls import DTYPES, Call
+
 from cnnengine.kernels.spec import LRN, BatchNorm, accumulator
 
 from .draw import ALL, Draw, fuzzer, rms

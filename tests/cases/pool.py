@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 from calls import Call
+
+from cnnengine.kernels.errors import ShapeError
 from cnnengine.kernels.spec import AvgPool2d, MaxPool2d
 
 from .draw import ALL, Draw, fuzzer, rms
@@ -22,6 +24,8 @@ LISTED: dict[str, tuple[Shape, Op]] = {
     "max_overlapping": ((2, 6, 7, 3), MaxPool2d((3, 3), (1, 1), (1, 1, 1, 1))),
     "max_uneven": ((1, 7, 8, 3), MaxPool2d((3, 2), (2, 3), (2, 0, 1, 0))),
     "max_dilated": ((1, 9, 11, 3), MaxPool2d((2, 3), (2, 1), dilation=(3, 2))),
+    "max_dilated_tiles": ((2, 6, 4, 3), MaxPool2d((2, 1), (2, 1), dilation=(2, 1), ceil_mode=True)),
+    "max_padded_tiles": ((2, 6, 4, 3), MaxPool2d((2, 2), (2, 2), (1, 0, 0, 1))),
     "max_stride_past_window": ((1, 11, 9, 3), MaxPool2d((2, 1), (4, 3))),
     "max_stride_past_ceil": ((1, 11, 10, 3), MaxPool2d((2, 2), (5, 4), ceil_mode=True)),
     "max_ceil_starts_in_padding": (
@@ -128,15 +132,12 @@ def listed(name: str, dtype: str) -> Iterator[Call]:
     yield from global_calls(draw, LISTED[name][0], dtype)
 
 
-def every_window_sees_the_image(op: Op, x_shape: Shape) -> bool:
-    """Whether no window lies in padding alone, as a dilated one can; its maximum has no meaning."""
-    for axis, before in ((0, op.padding[0]), (1, op.padding[2])):
-        dilation = op.dilation[axis] if isinstance(op, MaxPool2d) else 1
-        for i in range(op.output_shape(x_shape)[1 + axis]):
-            start = i * op.stride[axis] - before
-            taps = range(start, start + dilation * op.kernel[axis], dilation)
-            if not any(0 <= tap < x_shape[1 + axis] for tap in taps):
-                return False
+def fits(op: Op, x_shape: Shape) -> bool:
+    """Whether the contract takes the image: a dilated window must not lie in padding alone."""
+    try:
+        op.output_shape(x_shape)
+    except ShapeError:
+        return False
     return True
 
 
@@ -159,7 +160,7 @@ def case(draw: Draw, dtypes: tuple[str, ...] = ALL) -> Iterator[Call]:
     c, dtype = draw.pick(1, 2, 3, 8, 17), draw.dtype(dtypes)
     while True:
         x_shape = (n, draw.integer(low[0], low[0] + 9), draw.integer(low[1], low[1] + 9), c)
-        if every_window_sees_the_image(op, x_shape):
+        if fits(op, x_shape):
             break
         low = [size + 1 for size in low]
     yield from calls(draw, x_shape, op, dtype)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from calls import DTYPES, Call
+
 from cnnengine.kernels.spec import SGD, AdamW
 
 from .draw import ALL, Draw, fuzzer, rms

@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,6 +18,12 @@ from PIL import Image
 COMMAND = (sys.executable, "-m", "cnnengine.cli")
 SIDE = 8
 PER_CLASS = 20  # of which 4 become test images: 32 train images, 4 steps of 8
+EPOCHS = 10  # of the run in `trained`: long enough to be hit by a signal on a busy machine
+STEPS = 4 * EPOCHS
+LIMITED = (  # Python ignores SIGXFSZ, so a write past the limit fails as on a full disk
+    "import os, resource, sys; size = int(sys.argv[1]); "
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)); os.execv(sys.argv[2], sys.argv[2:])"
+)
 
 
 @dataclass(frozen=True)
@@ -27,18 +35,23 @@ class Result:
     err: str
 
 
-def start(*arguments: object, cwd: Path, env: dict[str, str] | None = None, before=None):
-    """Start the command; `before` runs in the new process first."""
+def start(
+    *arguments: object,
+    cwd: Path,
+    env: dict[str, str] | None = None,
+    largest_file: int | None = None,
+) -> subprocess.Popen[str]:
+    """Start the command; no file that it writes may pass `largest_file` bytes."""
+    limit = [] if largest_file is None else [sys.executable, "-c", LIMITED, str(largest_file)]
     return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], cwd=cwd, env={**os.environ, **(env or {})},
+        [*limit, *COMMAND, *map(str, arguments)], cwd=cwd, env={**os.environ, **(env or {})},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=before,
     )  # fmt: skip
 
 
-def run(*arguments: object, cwd: Path, env: dict[str, str] | None = None, before=None) -> Result:
+def run(*arguments: object, cwd: Path, **started: Any) -> Result:
     """Run the command to its end."""
-    process = start(*arguments, cwd=cwd, env=env, before=before)
+    process = start(*arguments, cwd=cwd, **started)
     out, err = process.communicate(timeout=120)
     return Result(process.returncode, out, err)
 
@@ -50,11 +63,9 @@ def succeed(*arguments: object, cwd: Path, env: dict[str, str] | None = None) ->
     return result
 
 
-def refused(
-    *arguments: object, cwd: Path, env: dict[str, str] | None = None, before=None
-) -> str:  # fmt: skip
+def refused(*arguments: object, cwd: Path, env: dict[str, str] | None = None) -> str:
     """Run a command that must exit with 2 and one line on stderr, and return that line."""
-    result = run(*arguments, cwd=cwd, env=env, before=before)
+    result = run(*arguments, cwd=cwd, env=env)
     assert result.code == 2, (result.code, result.err)
     assert result.out == ""
     lines = result.err.splitlines()
@@ -85,7 +96,7 @@ def make_pictures(root: Path, *, side: int = SIDE, classes: tuple[str, ...] = ("
     return root
 
 
-def small(data: Path, *, epochs: int = 3) -> tuple[object, ...]:
+def small(data: Path, *, epochs: int = EPOCHS) -> tuple[object, ...]:
     """Arguments of a training run that takes a moment."""
     return (
         "train", "--data", data, "--epochs", epochs, "--batch-size", 8, "--option", "width=0.1",
@@ -99,12 +110,19 @@ def steps_done(run_folder: Path) -> int:
     return metrics.read_bytes().count(b'"kind": "step"') if metrics.exists() else 0
 
 
-def signal_at_step(process: subprocess.Popen, run_folder: Path, step: int, number: signal.Signals):
-    """Send a signal once the run has made `step` steps; returns (exit code, stdout, stderr)."""
+def wait_until(process: subprocess.Popen[str], true: Callable[[], bool]) -> None:
+    """Wait for `true`, or for the end of the process."""
     deadline = time.monotonic() + 60
-    while steps_done(run_folder) < step and process.poll() is None:
-        assert time.monotonic() < deadline, "the run makes no steps"
+    while not true() and process.poll() is None:
+        assert time.monotonic() < deadline, "nothing happens"
         time.sleep(0.002)
+
+
+def signal_at_step(
+    process: subprocess.Popen[str], run_folder: Path, step: int, number: signal.Signals
+) -> tuple[int, str, str]:
+    """Send a signal once the run has made `step` steps; returns (exit code, stdout, stderr)."""
+    wait_until(process, lambda: steps_done(run_folder) >= step)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     return process.returncode, out, err

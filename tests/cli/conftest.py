@@ -17,7 +17,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, pictures):
-    """(run folder, what the command said) of a run of three epochs that nothing disturbed."""
+    """(run folder, what the command said) of a run that nothing disturbed."""
     place = tmp_path_factory.mktemp("trained")
     said: Result = succeed(*small(pictures), "--out", "run", cwd=place)
     return place / "run", said

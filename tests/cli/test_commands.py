@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+import os
+import pty
 import shutil
 import subprocess
 import sys
 import tomllib
 
 import pytest
-from cnnengine.cli.main import COMMANDS
-from cnnengine.engine.config import TrainConfig
 from PIL import Image
 
-from .command import COMMAND, refused, run, small, snapshot, start, succeed
+from cnnengine.cli.main import COMMANDS
+from cnnengine.engine.config import TrainConfig
+
+from .command import COMMAND, EPOCHS, refused, run, small, snapshot, start, succeed
 
 
 def test_help__loads_no_numpy(tmp_path):
@@ -70,7 +74,7 @@ def test_train__writes_the_whole_run_folder(trained):
             assert min(image.size) > 300
     for part in ("test accuracy", "images/s", "memory plan", "parameters", "cnnengine eval run"):
         assert part in said.out
-    assert "epoch 3/3" in said.err
+    assert f"epoch {EPOCHS}/{EPOCHS}" in said.err
     config = tomllib.loads((folder / "config.toml").read_text())
     assert config["arch"] == TrainConfig.arch
     assert config["lr"] == TrainConfig.lr
@@ -85,6 +89,27 @@ def test_train__json_is_one_object(tmp_path, pictures):
     assert len(report["history"]) == 1
     assert 0 <= report["test_accuracy"] <= 1
     assert "epoch 1/1" in told.err
+
+
+def test_train__live_display_on_a_terminal(tmp_path, pictures):
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, small(pictures, epochs=2))], cwd=tmp_path, stdout=end, stderr=end,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )  # fmt: skip
+    os.close(end)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux tells that the other end is closed
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert process.wait(timeout=60) == 0
+    text = shown.decode()
+    assert "\x1b[" in text
+    assert "images/s" in text
+    assert " left" in text
+    assert "epoch 2/2  loss " in text
+    assert "cnnengine eval runs/vgg-small-pictures-1" in text
 
 
 def test_train__flags_beat_the_file(tmp_path, pictures):
@@ -129,11 +154,13 @@ def test_train__threads_do_not_change_the_weights(tmp_path, pictures, trained):
 
 
 def test_resume__with_more_epochs(finished):
-    told = succeed("train", "--resume", "run", "--epochs", 4, "--json", cwd=finished.parent)
+    told = succeed(
+        "train", "--resume", "run", "--epochs", EPOCHS + 1, "--json", cwd=finished.parent
+    )
     report = json.loads(told.out)
-    assert report["epochs"] == 4
-    assert [record["epoch"] for record in report["history"]] == [0, 1, 2, 3]
-    assert tomllib.loads((finished / "config.toml").read_text())["epochs"] == 4
+    assert report["epochs"] == EPOCHS + 1
+    assert [record["epoch"] for record in report["history"]] == list(range(EPOCHS + 1))
+    assert tomllib.loads((finished / "config.toml").read_text())["epochs"] == EPOCHS + 1
 
 
 def test_eval__agrees_with_training(trained, tmp_path):
@@ -156,6 +183,7 @@ def test_eval__json_and_picture_of_a_model_file(trained, tmp_path, pictures):
     assert "--data" in line
     told = succeed("eval", "alone.safetensors", "--data", pictures, "--out", "matrix.png",
                    "--json", cwd=tmp_path)  # fmt: skip
+    assert "warning: a model file does not tell how its run split the folder" in told.err
     report = json.loads(told.out)
     assert report["images"] == sum(map(sum, report["confusion"])) == 8
     assert [c["name"] for c in report["classes"]] == ["dark", "light"]

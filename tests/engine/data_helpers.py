@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+
 from cnnengine.engine.data.cifar import RECORD
 from cnnengine.engine.data.dataset import Dataset
 from cnnengine.engine.data.registry import (

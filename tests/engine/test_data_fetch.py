@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from cnnengine.engine.data import REGISTRY, fetch, load
 from cnnengine.engine.data.fetch import cache_folder
 from cnnengine.engine.data.mini import EMBEDDED

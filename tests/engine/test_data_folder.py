@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from cnnengine.engine.data import load, read_image
 from cnnengine.engine.errors import InputError
-from PIL import Image
 
 GREY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+
 from cnnengine.engine.data import Augment, Loader
 from cnnengine.engine.data.loader import QUEUE_BATCHES
 from cnnengine.engine.errors import InputError

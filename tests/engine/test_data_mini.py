@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+
 from cnnengine.engine.data import load
 from cnnengine.engine.data import make_mini as script
 from cnnengine.engine.data.mini import EMBEDDED, FINGERPRINT, read_mini, sheet_path

@@ -6,6 +6,7 @@ import gzip
 
 import numpy as np
 import pytest
+
 from cnnengine.engine.data.cifar import RECORD, parse_cifar, read_cifar
 from cnnengine.engine.data.dataset import (
     Dataset,

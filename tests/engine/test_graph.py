@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from cnnengine.engine.build import GraphBuilder
 from cnnengine.engine.compile import compile_graph, stages
 from cnnengine.engine.device import open_device

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from cnnengine.engine.compile import compile_graph
 from cnnengine.engine.device import open_device
 from cnnengine.engine.models import build_graph

@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 from cnnengine.engine.arena import ParameterArena
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError

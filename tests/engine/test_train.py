@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+
 from cnnengine.engine import files
 from cnnengine.engine.checkpoint import RunFolder, load_model
 from cnnengine.engine.config import RESUME_MAY_CHANGE

@@ -1,6 +1,7 @@
 """A tiny data set and run for tests of training: 8x8 pictures of four classes, learnable."""
 
 import numpy as np
+
 from cnnengine.engine.checkpoint import RunFolder
 from cnnengine.engine.config import TrainConfig
 from cnnengine.engine.data.dataset import Dataset, make_splits

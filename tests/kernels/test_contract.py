@@ -12,9 +12,6 @@ import numpy as np
 import pytest
 from cases import conv, elementwise, norm, pool
 from cases.draw import Draw
-from cnnengine.kernels import spec
-from cnnengine.kernels.errors import DTypeError, ShapeError
-from cnnengine.kernels.spec import LRN, AvgPool2d, BatchNorm, Conv2d, MaxPool2d
 from samples import (
     EVERY_ARRAY,
     FUNCTIONS,
@@ -25,6 +22,10 @@ from samples import (
     extents,
     refused,
 )
+
+from cnnengine.kernels import spec
+from cnnengine.kernels.errors import DTypeError, ShapeError
+from cnnengine.kernels.spec import LRN, AvgPool2d, BatchNorm, Conv2d, MaxPool2d
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -7,9 +7,10 @@ import pytest
 from calls import DTYPES, call_of, compare_oracles, with_inputs, without
 from cases import conv as cases
 from cases.draw import ALL, CHUNKS, Draw
-from cnnengine.kernels.spec import DEAD, Conv2d, accumulator
 from gradcheck import adjoint
 from tolerance import assert_close, assert_same
+
+from cnnengine.kernels.spec import DEAD, Conv2d, accumulator
 
 
 @pytest.mark.parametrize("name", cases.LISTED)

@@ -8,10 +8,11 @@ import pytest
 from calls import same_bits
 from cases import conv, dense, elementwise, loss, norm, pool, update
 from cases.draw import Draw
+from machine import machines
+
 from cnnengine.kernels.errors import UnsupportedError
 from cnnengine.kernels.numpy import get_threads, set_threads
 from cnnengine.kernels.spec import LRN, SGD, AdamW, AvgPool2d, BatchNorm, Conv2d, MaxPool2d
-from machine import machines
 
 IMAGES = (9, 33, 31, 8)
 LARGE_IMAGES = (2, 67, 61, 17)

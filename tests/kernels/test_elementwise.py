@@ -7,11 +7,12 @@ import pytest
 from calls import DTYPES, blank, call_of, compare_oracles, same_bits
 from cases import elementwise as cases
 from cases.draw import ALL, CHUNKS, Draw
-from cnnengine.kernels.philox import key
-from cnnengine.kernels.spec import Dropout
 from gradcheck import adjoint, inner
 from oracle.elementwise import FORMATS
 from tolerance import assert_same
+
+from cnnengine.kernels.philox import key
+from cnnengine.kernels.spec import Dropout
 
 
 @pytest.mark.parametrize("name", cases.LISTED)

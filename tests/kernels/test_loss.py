@@ -7,9 +7,10 @@ import pytest
 from calls import DTYPES, call_of, compare_oracles, with_inputs
 from cases import loss as cases
 from cases.draw import ALL, CHUNKS, Draw
-from cnnengine.kernels.spec import SoftmaxCrossEntropy, accumulator
 from gradcheck import directional
 from tolerance import assert_close
+
+from cnnengine.kernels.spec import SoftmaxCrossEntropy, accumulator
 
 
 @pytest.mark.parametrize("name", cases.LISTED)

@@ -5,9 +5,10 @@ import pytest
 from calls import call_of, compare_oracles, with_inputs
 from cases import norm as cases
 from cases.draw import CHUNKS, Draw
-from cnnengine.kernels.spec import LRN, BatchNorm
 from gradcheck import directional, inner
 from tolerance import assert_close
+
+from cnnengine.kernels.spec import LRN, BatchNorm
 
 
 @pytest.mark.parametrize("name", cases.LISTED)

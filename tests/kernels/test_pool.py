@@ -7,9 +7,11 @@ import pytest
 from calls import DTYPES, call_of, compare_oracles
 from cases import pool as cases
 from cases.draw import ALL, CHUNKS, Draw
-from cnnengine.kernels.spec import AvgPool2d, MaxPool2d
 from gradcheck import adjoint
 from tolerance import assert_same
+
+from cnnengine.kernels.errors import ShapeError
+from cnnengine.kernels.spec import AvgPool2d, MaxPool2d
 
 
 @pytest.mark.parametrize("name", cases.LISTED)
@@ -104,3 +106,10 @@ def test_avg_pool2d__divisor_counts_what_it_says(backend, dtype):
     hanging = AvgPool2d((2, 2), (2, 2), ceil_mode=True)
     out = backend.outputs(call_of("avg_pool2d", x=x, op=hanging))["out"]
     assert_same("hanging over", out.reshape(2, 2), np.ones((2, 2)))
+
+
+def test_max_pool2d__a_dilated_window_in_padding_alone_is_refused():
+    op = MaxPool2d((2, 1), (1, 1), (2, 1, 0, 0), (3, 1))  # taps at rows -2 and 1
+    with pytest.raises(ShapeError, match="every window must hold a pixel that is not padding"):
+        op.output_shape((1, 1, 4, 2))
+    assert op.output_shape((1, 3, 4, 2)) == (1, 3, 4, 2)

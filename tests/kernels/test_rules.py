@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from calls import blank
+from samples import arguments, refused
+
 from cnnengine.kernels.errors import DTypeError, ShapeError
 from cnnengine.kernels.spec import (
     LRN,
@@ -17,7 +19,6 @@ from cnnengine.kernels.spec import (
     MaxPool2d,
     SoftmaxCrossEntropy,
 )
-from samples import arguments, refused
 
 WIDE = (2, 6, 5, 8)  # the sound calls' x
 # function, arguments to replace, what the message says

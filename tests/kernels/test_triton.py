@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from cases import conv as cases
 from cases.draw import Draw
+from machine import adapter, machine
+
 from cnnengine.kernels import registry, triton
 from cnnengine.kernels.errors import ShapeError, UnsupportedError
 from cnnengine.kernels.spec import Conv2d
-from machine import adapter, machine
 
 if (REASON := registry.missing("triton")) is not None:
     pytest.skip(f"backend triton: {REASON}", allow_module_level=True)

@@ -5,9 +5,10 @@ import pytest
 from calls import DTYPES, call_of, compare_oracles
 from cases import update as cases
 from cases.draw import ALL, CHUNKS, Draw
-from cnnengine.kernels.spec import SGD, AdamW
 from oracle.elementwise import round_to
 from tolerance import assert_close, assert_same
+
+from cnnengine.kernels.spec import SGD, AdamW
 
 
 @pytest.mark.dtypes(*cases.ARENAS)

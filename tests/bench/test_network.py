@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnnengine.bench import memory, network
+from cnnengine.engine.device import open_device
+from cnnengine.engine.errors import InputError
+from cnnengine.kernels import registry
+
+LENET = ("network", "--arch", "lenet", "--batch", "2", "--seconds", "0.001", "--no-compile")
+
+
+@pytest.fixture
+def wrong_wgrad(monkeypatch):
+    """Leave the last filter's weight gradient out, in every float32 backend of the CPU."""
+    for name in open_device("cpu").backends:
+        function = registry.load(name).function("conv2d_wgrad")
+
+        def broken(*args, kernel=function.unchecked, **arguments):
+            kernel(*args, **arguments)
+            if arguments["out"].dtype == np.float32:
+                arguments["out"][-1] = 0
+
+        monkeypatch.setattr(function, "unchecked", broken)
+
+
+def test_network__json_tells_all_of_a_row(torch, bench_json):
+    code, told, err = bench_json(*LENET)
+    assert code == 0, err
+    assert told["kind"] == "network"
+    assert told["settings"]["batch"] == 2
+    assert [row["mode"] for row in told["rows"]] == ["train", "infer"]
+    for row in told["rows"]:
+        times = {name: c["median"] for name, c in row["candidates"].items()}
+        assert set(times) == {"cnnengine", "torch contiguous", "torch channels_last"}
+        assert row["ours"] == times["cnnengine"]
+        assert row["baseline"] == times[row["baseline_name"]] == min(list(times.values())[1:])
+        assert row["ratio"] == pytest.approx(row["baseline"] / row["ours"])
+        assert row["images_per_second"] == pytest.approx(2 / row["ours"])
+        assert row["reference"] == "torch float32"
+    train, infer = (row["differences"] for row in told["rows"])
+    assert {"logits", "loss", "gradient of conv1/w", "update of dense3/b"} <= set(train)
+    assert set(infer) == {"inference logits"}
+    assert all(0 <= value < 5e-3 for value in (train | infer).values())
+
+
+@pytest.mark.parametrize("side", ["torch", "no_torch"])
+def test_network__wrong_gradient_has_no_times_and_fails(request, side, wrong_wgrad, bench_json):
+    request.getfixturevalue(side)
+    code, told, err = bench_json(*LENET, "--mode", "train")
+    assert code == 1
+    (row,) = told["rows"]
+    assert not {"ours", "ratio", "candidates"} & set(row)
+    failed = {line.partition(":")[0] for line in row["failed"]}
+    assert failed == {
+        f"{what} of conv{n}/w" for what in ("gradient", "update") for n in (1, 2)
+    }  # fmt: skip
+    assert "WRONG RESULT" in err
+
+
+def test_network__without_torch_is_held_to_our_float64(no_torch, bench_json):
+    code, told, _ = bench_json(*LENET, "--mode", "infer")
+    assert code == 0
+    (row,) = told["rows"]
+    assert row["reference"] == "our float64 (numpy)"
+    assert 0 < row["differences"]["inference logits"] < 1e-5
+    assert row["ratio"] is None
+    assert "torch is not installed" in row["baseline_missing"]
+
+
+def test_network__memory_of_a_fresh_process(bench_json):
+    code, told, err = bench_json(*LENET, "--mode", "train", "--against", "none", "--memory")
+    assert code == 0, err
+    figures = told["rows"][0]["memory"]["cnnengine"]
+    assert 0 < figures["growth_bytes"] < figures["peak_bytes"] < 1 << 30
+    assert "fresh process" in err
+
+
+def test_measure_memory__does_not_count_the_parents():
+    ballast = np.ones(1 << 27, np.uint8)  # 128 MiB, resident here
+    figures = memory.measure_memory("cnnengine", "lenet", 2, "infer", 1)
+    assert figures["peak_bytes"] < ballast.nbytes
+
+
+def test_measure_memory__tells_why_a_side_failed():
+    with pytest.raises(InputError, match="the process of cnnengine failed: .*unknown architecture"):
+        memory.measure_memory("cnnengine", "no-such-network", 2, "infer", 1)
+
+
+def test_measure_memory__needs_proc(monkeypatch):
+    monkeypatch.setattr(memory, "STATUS", Path(sys.prefix) / "not here")
+    with pytest.raises(InputError, match="--memory needs Linux"):
+        memory.measure_memory("cnnengine", "lenet", 2, "infer", 1)
+
+
+def test_torch_side__trains_alike_in_both_memory_formats(torch):
+    from cnnengine.bench.torch_side import TorchSide
+
+    setting = network.make_setting("lenet", 2)
+    losses = {}
+    for way in ("contiguous", "channels_last"):
+        side = TorchSide(setting, "train", way)
+        losses[way] = [side.train() for _ in range(3)]
+    assert losses["contiguous"] == pytest.approx(losses["channels_last"], rel=1e-5)
+    assert losses["contiguous"][2] < losses["contiguous"][0]
+
+
+def test_compare__noise_of_a_gradient_that_is_nothing_passes():
+    expected = {"gradient of a": np.ones(4), "gradient of b": np.full(4, 1e-9)}
+    noise = {"gradient of a": np.ones(4), "gradient of b": np.full(4, -1e-9)}
+    assert network.compare(noise, expected)[1] == []
+    wrong = {"gradient of a": np.ones(4), "gradient of b": np.full(4, 1e-3)}
+    assert len(network.compare(wrong, expected)[1]) == 1
