@@ -113,6 +113,6 @@ def cases(array: Make) -> Iterator[Case]:
         families = [_pools, _dense, _norms, _elementwise, _loss]
         for family in families if dtype == "bfloat16" else (_dense, _norms):
             for label, function, arguments in family(array, dtype):
-                yield f"{label} {function} {dtype}", function, arguments
+                yield f"{label} {dtype}", function, arguments
     for label, function, arguments in _updates(array, "bfloat16"):
-        yield f"{label} {function} bfloat16", function, arguments
+        yield f"{label} bfloat16", function, arguments
