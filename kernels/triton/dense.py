@@ -16,6 +16,7 @@ of float32 are IEEE products. No atomics: same inputs, same bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,7 @@ def _product_kernel(
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_DEPTH: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
+    EVEN: tl.constexpr,  # the depth ends with a whole step: no mask along it
     LONG: tl.constexpr,
 ):
     high, broad = tl.cdiv(rows, BLOCK_ROWS), tl.cdiv(columns, BLOCK_COLUMNS)
@@ -70,8 +72,11 @@ def _product_kernel(
     end = tl.minimum((split + 1) * depth_of_split, depth)
     for start in range(split * depth_of_split, end, BLOCK_DEPTH):
         k = start + deep
-        a_here = (i < rows) & (k < end)[None, :]
-        b_here = (k < end)[:, None] & (j < columns)
+        a_here = i < rows
+        b_here = j < columns
+        if not EVEN:
+            a_here = a_here & (k < end)[None, :]
+            b_here = b_here & (k < end)[:, None]
         a_tile = tl.load(a + i * a_row + k[None, :] * a_deep, mask=a_here, other=0.0)
         b_tile = tl.load(b + k[:, None] * b_deep + j * b_column, mask=b_here, other=0.0)
         total = dot(a_tile, b_tile, total, IEEE)
@@ -157,7 +162,7 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
     """The tile, the splits and the workspace of one call, from shapes and types alone."""
     if function == "bias_grad":
         *_, channels = arguments["dy"].shape
-        splits, rows = splits_of_pixels(_pixels(arguments["dy"].shape), channels)
+        splits, rows = splits_of_pixels(math.prod(arguments["dy"].shape[:-1]), channels)
         tile = ("splits", splits), ("rows", rows)
         return Config("split sums", tile, 4 * splits * channels, f"{splits} sums of {rows} pixels")
     rows, columns, depth = _sizes(function, arguments)
@@ -174,13 +179,6 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
     reason = f"{tile.rows}x{tile.columns}x{tile.depth} tiles, {splits} split(s) of the depth"
     entries = (*tile.items(), ("splits", splits), ("depth_of_split", deep))
     return Config("tiled", entries, 4 * sums, reason)
-
-
-def _pixels(shape: tuple[int, ...]) -> int:
-    pixels = 1
-    for extent in shape[:-1]:
-        pixels *= extent
-    return pixels
 
 
 def _product(
@@ -210,6 +208,7 @@ def _product(
         BLOCK_COLUMNS=config["columns"],
         BLOCK_DEPTH=config["depth"],
         GROUP_ROWS=config["group"],
+        EVEN=sizes[2] % config["depth"] == 0,
         LONG=large(a[0], b[0], out),
     )
     if parts is not None:
@@ -303,7 +302,7 @@ def bias_grad(
 
 def _column_sums(dy: Array, out: Array, splits: int, rows: int, memory: Array) -> None:
     """out [K] = sums of dy [..., K]; splits of `rows` pixels, their sums in `memory`."""
-    pixels, channels = _pixels(dy.shape), dy.shape[-1]
+    pixels, channels = math.prod(dy.shape[:-1]), dy.shape[-1]
     high, broad = sums_tile(channels)
     sums = out if splits == 1 else memory[: splits * channels]
     launch(
