@@ -104,7 +104,7 @@ ADAPTERS: dict[str, Adapter] = {  # how each backend differs from one that does 
         ("float32", "float16", "bfloat16"),
         gap=lambda call: "float64" in call.types.values(),  # a cast to it
         has_threads=False,
-        every=8 if interpreted() else 1,
+        every=16 if interpreted() else 1,
     ),
 }
 
