@@ -115,7 +115,9 @@ def launches(processors: int) -> Iterator[tuple[str, Launch]]:
             workspace = _array("uint8", config.workspace_bytes)
             backend.function(function)(**arguments, workspace=workspace, config=config)
         for position, launch in enumerate(made, 1):
-            key = f"{_source(launch).hash()} {launch.warps} {launch.stages}"
+            source = _source(launch)
+            told = (source.name, source.signature, source.constants, source.attrs)
+            key = f"{told} {launch.warps} {launch.stages}"
             if key not in seen:
                 seen.add(key)
                 yield f"{label}: {function} {position} {launch.kernel.__name__}", launch
@@ -181,7 +183,7 @@ def hot_loop(code: str) -> tuple[list[str], int]:
         if label := re.match(r"\s*(\.L_x?_?\w+):", line):
             labels[label[1]] = len(instructions)
         elif found := re.search(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
-            instructions.append(found[1])
+            instructions.append(found[1].strip())
             to = re.search(r"\bBRA\b.*?(\.L\w+)", found[1])
             if to and to[1] in labels:
                 body = instructions[labels[to[1]] :]

@@ -12,6 +12,7 @@ if (REASON := registry.missing("triton")) is not None:
     pytest.skip(f"backend triton: {REASON}", allow_module_level=True)
 
 from cnnengine.bench import compile_check
+from cnnengine.kernels.triton import launch
 
 LISTING = """
         /*0000*/                   MOV R1, c[0x0][0x28] ;
@@ -67,12 +68,12 @@ def test_tables__spill_nothing_and_use_tensor_cores(table):
             told = f"{label}, {architecture}: {figures}"
             assert figures["spill_bytes"] == 0, told
             if product:
-                assert figures["loop"] > 0, told
                 assert (figures["mma"] > 0) == ("ieee" not in label), told
 
 
 @pytest.mark.parametrize("processors", set(compile_check.PROCESSORS.values()))
-def test_launches__are_those_of_the_tables(processors):
+def test_launches__are_those_of_the_tables(processors, monkeypatch):
+    monkeypatch.setattr(launch, "interpreted", lambda: False)
     labels = {label for label, _ in compile_check.launches(processors)}
     for table in TABLES:
         known = json.loads(table.read_text())["launches"]

@@ -23,9 +23,6 @@ BACKENDS = [
 EXCEPTIONS = {
     ("native", module): "NumPy is bound by memory there already; C is for convolutions"
     for module in ("dense", "elementwise", "loss", "norm", "pool", "update")
-} | {
-    ("triton", module): "not written yet"
-    for module in ("dense", "elementwise", "loss", "norm", "pool", "update")
 }
 
 # what each function writes, by parameter; every other array is read

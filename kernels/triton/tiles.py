@@ -8,6 +8,8 @@ tiles, one program each, summed in steps of BLOCK_DEPTH. The rules, for sm_80 to
   two, at least 16: the least that a tensor core takes).
 - A depth of 64 two-byte elements, 32 four-byte ones, is one 128-byte line of each row; a shallow
   problem takes what it has. IEEE products of float32 come from plain cores: 16.
+- "tf32x3" holds the upper and lower parts of both operands: 128 x 128 would spill on sm_80, so its
+  tiles are 64 wide, with 8 warps.
 - Fewer tiles than multiprocessors leave some of them idle: then tiles are halved, down to 32.
 - Programs that run side by side take GROUP_ROWS tiles of rows before the next column, so that
   they read the same columns from the L2 cache.
@@ -57,7 +59,8 @@ def product_tile(
     `processors` is the number of multiprocessors that share the tiles.
     """
     high = power_of_two(rows, LEAST, 128)
-    wide = power_of_two(columns, LEAST, 128)
+    split = dtype == "float32" and precision == "tf32x3"
+    wide = power_of_two(columns, LEAST, 64 if split else 128)
     while batch * -(-rows // high) * -(-columns // wide) < processors and max(high, wide) > 32:
         if high >= wide:
             high //= 2
@@ -66,7 +69,8 @@ def product_tile(
     plain = dtype == "float32" and precision == "ieee"
     deep = 16 if plain else (32 if dtype == "float32" else 64)
     deep = power_of_two(depth, LEAST, deep)
-    return Tile(high, wide, deep, group=8, warps=8 if high * wide > 8192 else 4, stages=3)
+    warps = 8 if high * wide > (4096 if split else 8192) else 4
+    return Tile(high, wide, deep, group=8, warps=warps, stages=3)
 
 
 def row_tile(columns: int, most: int = 4096) -> tuple[int, int]:

@@ -1,0 +1,118 @@
+"""Calls of every Triton function but the convolutions, for `compile_check`: shapes of real nets.
+
+    for label, function, arguments in cases(array): ...
+
+`array(dtype, *shape)` makes the arrays; nobody reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..kernels.spec import (
+    LRN,
+    SGD,
+    AdamW,
+    AvgPool2d,
+    BatchNorm,
+    Dropout,
+    MaxPool2d,
+    SoftmaxCrossEntropy,
+)
+
+Case = tuple[str, str, dict[str, Any]]  # label, contract function, arguments
+Make = Callable[..., Any]  # (dtype, *shape) -> array
+VGG1, INCEPTION, RESNET = (64, 224, 224, 64), (64, 35, 35, 192), (64, 112, 112, 64)
+
+
+def _pools(array: Make, dtype: str) -> Iterator[Case]:
+    for label, shape, op in (
+        ("vgg16 pool1", VGG1, MaxPool2d((2, 2), (2, 2))),
+        ("resnet50 pool", RESNET, MaxPool2d((3, 3), (2, 2), (1, 1, 1, 1))),
+    ):
+        x, y = array(dtype, *shape), array(dtype, *op.output_shape(shape))
+        code = array("int8", *y.shape)
+        yield label, "max_pool2d", {"x": x, "out": y, "code": code, "op": op}
+        yield label, "max_pool2d_backward", {"dy": y, "code": code, "out": x, "op": op}
+    op = AvgPool2d((3, 3), (1, 1), (1, 1, 1, 1))
+    x, y = array(dtype, *INCEPTION), array(dtype, *INCEPTION)
+    yield "inception pool", "avg_pool2d", {"x": x, "out": y, "op": op}
+    yield "inception pool", "avg_pool2d_backward", {"dy": y, "out": x, "op": op}
+    x, y = array(dtype, 64, 7, 7, 2048), array(dtype, 64, 2048)
+    yield "resnet50 head", "global_avg_pool2d", {"x": x, "out": y}
+    yield "resnet50 head", "global_avg_pool2d_backward", {"dy": y, "out": x}
+
+
+def _dense(array: Make, dtype: str) -> Iterator[Case]:
+    for label, n, c, k in (("vgg16 fc6", 64, 25088, 4096), ("vgg16 fc8", 64, 4096, 1000)):
+        x, w, y = array(dtype, n, c), array(dtype, k, c), array(dtype, n, k)
+        b, db, dw = array("float32", k), array("float32", c), array("float32", k, c)
+        yield label, "dense", {"x": x, "w": w, "b": b, "out": y, "relu": True}
+        back = {"dy": y, "w": w, "out": x, "mask": array(dtype, n, c), "db": db}
+        yield label, "dense_dgrad", back
+        yield label, "dense_wgrad", {"x": x, "dy": y, "out": dw}
+        yield label, "bias_grad", {"dy": y, "out": b}
+    dy, out = array(dtype, *RESNET), array("float32", 64)
+    yield "resnet50 conv1", "bias_grad", {"dy": dy, "out": out}
+
+
+def _norms(array: Make, dtype: str) -> Iterator[Case]:
+    x, y, dy = (array(dtype, *RESNET) for _ in range(3))
+    gamma, beta, mean, invstd = (array("float32", 64) for _ in range(4))
+    vectors, op = {"gamma": gamma, "beta": beta}, BatchNorm()
+    running = {"running_mean": array("float32", 64), "running_var": array("float32", 64)}
+    kept = {"mean": mean, "invstd": invstd}
+    both = {"x": x, "out": y, "op": op, "relu": True, **vectors, **running}
+    yield "resnet50 bn1", "batch_norm_training", {**both, **kept}
+    yield "resnet50 bn1", "batch_norm_inference", both
+    sums = {"dgamma": array("float32", 64), "dbeta": array("float32", 64)}
+    back = {"x": x, "dy": dy, "gamma": gamma, **kept, "out": y, **sums, "op": op}
+    yield "resnet50 bn1", "batch_norm_backward", {**back, "mask": array(dtype, *RESNET)}
+    x, dy, y = (array(dtype, 64, 55, 55, 96) for _ in range(3))
+    yield "alexnet lrn1", "lrn", {"x": x, "out": y, "op": LRN()}
+    yield "alexnet lrn1", "lrn_backward", {"x": x, "dy": dy, "out": y, "op": LRN()}
+
+
+def _elementwise(array: Make, dtype: str) -> Iterator[Case]:
+    x, y, out = (array(dtype, *RESNET) for _ in range(3))
+    yield "resnet50", "relu", {"x": x, "out": out}
+    yield "resnet50", "relu_backward", {"dy": x, "y": y, "out": out}
+    yield "resnet50", "add", {"a": x, "b": y, "out": out, "relu": True}
+    yield "resnet50", "cast", {"x": array("float32", *RESNET), "out": out}
+    key = array("uint32", 4)
+    yield "vgg16 fc6", "dropout", {"x": x, "out": out, "op": Dropout(0.5), "key": key}
+    pieces = [array(dtype, 64, 35, 35, c) for c in (64, 96)]
+    yield "inception", "concat", {"xs": pieces, "out": array(dtype, 64, 35, 35, 160)}
+    whole, piece = array(dtype, 64, 35, 35, 160), array(dtype, 64, 35, 35, 96)
+    yield "inception", "channel_slice", {"x": whole, "out": piece, "offset": 64}
+
+
+def _loss(array: Make, dtype: str) -> Iterator[Case]:
+    images, classes = 64, 1000
+    logits, dlogits = (array(dtype, images, classes) for _ in range(2))
+    arrays = {"logits": logits, "labels": array("int32", images), "dlogits": dlogits}
+    scale = {"loss": array("float32", images), "grad_scale": array("float32", 1)}
+    op = SoftmaxCrossEntropy(0.1)
+    yield "imagenet", "softmax_cross_entropy", {**arrays, **scale, "op": op}
+
+
+def _updates(array: Make, low: str) -> Iterator[Case]:
+    count = 2**25
+    w, g, m, v = (array("float32", count) for _ in range(4))
+    lr, scale = array("float32", 1), array("float32", 1)
+    shared = {"w": w, "g": g, "v": v, "low": array(low, count), "lr": lr, "grad_scale": scale}
+    shared["decay_until"] = count // 2
+    yield "arena", "sgd_update", {**shared, "op": SGD(nesterov=True, weight_decay=1e-4)}
+    yield "arena", "adamw_update", {**shared, "m": m, "step": array("int64", 1), "op": AdamW()}
+
+
+def cases(array: Make) -> Iterator[Case]:
+    """All functions in bfloat16, the products and reductions in float16 and float32, too."""
+    for dtype in ("bfloat16", "float16", "float32"):
+        families = [_pools, _dense, _norms, _elementwise, _loss]
+        for family in families if dtype == "bfloat16" else (_dense, _norms):
+            for label, function, arguments in family(array, dtype):
+                yield f"{label} {dtype}", function, arguments
+    for label, function, arguments in _updates(array, "bfloat16"):
+        yield f"{label} bfloat16", function, arguments
