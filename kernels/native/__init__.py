@@ -19,8 +19,7 @@ def missing() -> str | None:
         return None
     return (
         "its C kernels were not compiled for this platform; install a C compiler (gcc or clang), "
-        "then run: pip install --no-binary cnnengine --force-reinstall --no-deps cnnengine "
-        "(in a checkout: pip install -e .)"
+        "then, in the source folder, run: pip install --force-reinstall --no-deps ."
     )
 
 

@@ -27,7 +27,7 @@ struct correlate {
     int64_t fold, fold_top, fold_left; /* the grid is the edge-padded image: fold it onto out */
     /* Set by correlate_plan: */
     int64_t band, bands, images_per_chunk, panels_per_chunk, chunks;
-    int64_t shared_bands, band_floats; /* inputs packed once, behind the panels, where panels split */
+    int64_t shared_bands, band_floats; /* inputs packed once, behind the panels, for all splits */
     int64_t panels, panel_floats, scratch_floats; /* panels: of all groups; sizes: of one */
 };
 

@@ -30,27 +30,24 @@ enum { RESIDUAL = 1, MASK = 2, DB = 4, RELU = 8, WHOLE = 16 };
 
 INLINE void finish_lanes(const struct epilogue *e, const float *sums, int64_t lanes, int64_t pixel,
                          int64_t cols, int64_t f, const int parts) {
-    const int64_t left = e->count - f;
+    const int64_t left = parts & WHOLE ? LANES : e->count - f;
     vf total = {0};
     for (int64_t j = 0; j < cols; j++) {
         const int64_t at = pixel + j * e->every;
         vf y = load(sums + j * lanes + f);
         if (parts & RESIDUAL) {
             const float *from = e->residual + at * e->residual_pitch + f;
-            y += parts & WHOLE ? load(from) : load_part(from, left);
+            y += load_part(from, left);
         }
         if (parts & MASK) {
             const float *from = e->mask + at * e->mask_pitch + f;
-            y = keep(~((parts & WHOLE ? load(from) : load_part(from, left)) <= 0), y);
+            y = keep(~(load_part(from, left) <= 0), y);
         }
         if (parts & RELU) y = relu(y);
         if (parts & DB) total += y;
-        float *to = e->out + at * e->out_pitch + f;
-        if (parts & WHOLE) store(to, y);
-        else store_part(to, y, left);
+        store_part(e->out + at * e->out_pitch + f, y, left);
     }
-    if ((parts & DB) && (parts & WHOLE)) store(e->db + f, load(e->db + f) + total);
-    else if (parts & DB) store_part(e->db + f, load_part(e->db + f, left) + total, left);
+    if (parts & DB) store_part(e->db + f, load_part(e->db + f, left) + total, left);
 }
 
 /* Finish `cols` pixels of sums, `lanes` floats each, into the pixels of out from `pixel` on. */
@@ -97,13 +94,9 @@ static void pool_pair(const float *sums, int64_t row_floats, int64_t lanes, int6
             best = keep(~dead, best);
             where = (dead & 4) | (where & ~dead);
             const vb small = __builtin_convertvector(where, vb);
-            if (left >= LANES) {
-                store(out + j * out_pitch + f, best);
-                if (code) *(vb_anywhere *)(code + j * code_pitch + f) = small;
-            } else {
-                store_part(out + j * out_pitch + f, best, left);
-                if (code) memcpy(code + j * code_pitch + f, &small, (size_t)left);
-            }
+            store_part(out + j * out_pitch + f, best, left);
+            if (code && left >= LANES) *(vb_anywhere *)(code + j * code_pitch + f) = small;
+            else if (code) memcpy(code + j * code_pitch + f, &small, (size_t)left);
         }
     }
 }

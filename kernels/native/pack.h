@@ -22,7 +22,7 @@ static void pack_panel(const struct correlate *p, int64_t group, int64_t panel, 
                 const float *from = p->w + row * p->filters + first;
                 float *line = to + (c0 * p->taps + t * width + c - c0) * lanes;
                 for (int64_t f = 0; f < lanes; f += LANES)
-                    store(line + f, count - f >= LANES ? load(from + f) : load_part(from + f, count - f));
+                    store(line + f, load_part(from + f, count - f));
             }
             continue;
         }

@@ -28,11 +28,6 @@ INLINE vi load_code(const int8_t *p, int64_t count) {
     return __builtin_convertvector(code, vi);
 }
 
-INLINE void put(float *p, vf v, int64_t count) {
-    if (count >= LANES) store(p, v);
-    else store_part(p, v, count);
-}
-
 static void zero_run(const struct unpool *p, int64_t pixel, int64_t count) {
     for (int64_t i = pixel; i < pixel + count; i++)
         memset(p->out + i * p->out_pitch, 0, (size_t)p->channels * 4);
@@ -47,14 +42,14 @@ static void unpool_image(const struct unpool *p, int64_t image, float *db) {
             for (int64_t c = 0; c < p->channels; c += LANES) {
                 const int64_t left = p->channels - c;
                 const float *at = p->dy + from * p->dy_pitch + c;
-                const vf dy = left >= LANES ? load(at) : load_part(at, left);
+                const vf dy = load_part(at, left);
                 const vi code = load_code(p->code + from * p->channels + c, left);
                 float *to = p->out + (top + 2 * j) * p->out_pitch + c;
                 for (int32_t k = 0; k < 4; k++)
-                    put(to + (k / 2 * p->cols + k % 2) * p->out_pitch, keep(code == k, dy), left);
+                    store_part(to + (k / 2 * p->cols + k % 2) * p->out_pitch, keep(code == k, dy), left);
                 if (db) {
-                    const vf sum = left >= LANES ? load(db + c) : load_part(db + c, left);
-                    put(db + c, sum + keep(code < 4, dy), left);
+                    const vf sum = load_part(db + c, left);
+                    store_part(db + c, sum + keep(code < 4, dy), left);
                 }
             }
         }

@@ -1,8 +1,7 @@
 /* Vectors of LANES floats in the compilers' own vector types, so one source serves every target.
 
    The file that is compiled sets LANES (floats in a register) and TILE (pixels that a register tile
-   holds against two vectors of filters: 2 * TILE sums + 2 weights + 2 broadcasts fit the registers).
-*/
+   holds against two vectors of filters: 2 * TILE sums, 2 weights, 2 broadcasts fill it). */
 #ifndef CNN_SIMD_H
 #define CNN_SIMD_H
 
@@ -36,15 +35,17 @@ INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 INLINE int64_t round_to(int64_t a, int64_t unit) { return ceil_div(a, unit) * unit; }
 INLINE int64_t round_up(int64_t floats) { return round_to(floats, 32); }
 
-/* The first `count` floats at p and zeros behind them. */
+/* The first `count` floats at p, at most LANES, and zeros behind them. */
 INLINE vf load_part(const float *p, int64_t count) {
+    if (count >= LANES) return load(p);
     vf v = {0};
-    memcpy(&v, p, (size_t)most(0, least(count, LANES)) * 4);
+    memcpy(&v, p, (size_t)most(0, count) * 4);
     return v;
 }
 
 INLINE void store_part(float *p, vf v, int64_t count) {
-    memcpy(p, &v, (size_t)most(0, least(count, LANES)) * 4);
+    if (count >= LANES) store(p, v);
+    else memcpy(p, &v, (size_t)most(0, count) * 4);
 }
 
 /* v where `mask` is all ones, else 0. */
@@ -68,7 +69,8 @@ INLINE vf shuffle(vf a, vf b, vi indices) {
 #if defined(__clang__)
     vf result;
     UNROLL(LANES)
-    for (int i = 0; i < LANES; i++) result[i] = indices[i] < LANES ? a[indices[i]] : b[indices[i] - LANES];
+    for (int i = 0; i < LANES; i++)
+        result[i] = indices[i] < LANES ? a[indices[i]] : b[indices[i] - LANES];
     return result;
 #else
     return __builtin_shuffle(a, b, indices);

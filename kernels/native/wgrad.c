@@ -82,7 +82,7 @@ static void place_dy(const struct wgrad *p, const float *dy, int64_t count, stru
         const float *from = dy + image * image_pitch;
         for (int64_t i = 0; i < t->rows * p->cols; i++, from += p->dy_pitch, packed += lanes)
             for (int64_t f = 0; f < lanes; f += LANES)
-                store(packed + f, count - f >= LANES ? load(from + f) : load_part(from + f, count - f));
+                store(packed + f, load_part(from + f, count - f));
     }
 }
 

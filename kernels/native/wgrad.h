@@ -4,9 +4,8 @@
 
 #include <stdint.h>
 
-/* dw[k, r, s, c] = sum over n, p, q of
-                    dy[n, p, q, k] * x[n, p * step_h + r * gap_h - top, q * step_w + s * gap_w - left, c]
-*/
+/* dw[k, r, s, c] = sum over n, p, q of dy[n, p, q, k] *
+                    x[n, p * step_h + r * gap_h - top, q * step_w + s * gap_w - left, c] */
 struct wgrad {
     const float *x, *dy;
     float *out;

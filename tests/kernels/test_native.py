@@ -1,0 +1,255 @@
+"""What only the compiled backend has: its build, its instruction sets, its limits, its plans.
+
+The contract itself is tested with that of every backend, in `test_conv.py` and beside it. Here each
+variant also runs through every width of its register tiles, against NumPy in float64.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cnnengine.kernels import native, registry, spec
+from cnnengine.kernels.errors import BackendError, ShapeError, UnsupportedError
+from cnnengine.kernels.native import library
+from cnnengine.kernels.numpy import conv as reference
+from cnnengine.kernels.numpy import threads
+
+SOURCES = Path(native.__file__).parent
+PAD = spec.Conv2d(padding=(1, 1, 1, 1))
+POOL = spec.MaxPool2d((2, 2), (2, 2))
+
+built = pytest.mark.skipif(
+    registry.missing("native") is not None, reason=f"native: {registry.missing('native')}"
+)
+
+
+def draw(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def blank(*shape: int) -> np.ndarray:
+    return np.full(shape, np.nan, np.float32)
+
+
+def error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """The root of the mean square of the difference, relative to that of `expected`."""
+    difference = np.sqrt(np.mean((actual - expected) ** 2))
+    return float(difference / np.sqrt(np.mean(expected**2)))
+
+
+def call(function: str, variant: str, *arrays: np.ndarray, **parameters: object) -> None:
+    """Run a function as one variant, with a workspace full of ones."""
+    from cnnengine.kernels.native import conv
+
+    kernel = getattr(conv, function)
+    names = list(spec.directions(function))
+    arguments = dict(zip(names, arrays, strict=False)) | parameters
+    config = native.choose(function, arguments, variant)
+    workspace = np.full(config.workspace_bytes, 255, np.uint8)
+    kernel(*arrays, **parameters, workspace=workspace, config=config)
+
+
+def c_fields(file: str, name: str) -> list[str]:
+    """The members of a C struct, in order."""
+    text = re.sub(r"/\*.*?\*/", "", (SOURCES / file).read_text(), flags=re.S)
+    match = re.search(rf"struct {name} {{(.*?)}};", text, re.S)
+    assert match is not None
+    members = [line.split()[1:] for line in match[1].replace("const ", "").split(";")]
+    return re.findall(r"\w+", " ".join(" ".join(m) for m in members))
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "structure"),
+    [
+        ("correlate.h", "correlate", library.Correlate),
+        ("wgrad.h", "wgrad", library.Wgrad),
+        ("pool.c", "unpool", library.Unpool),
+    ],
+)
+def test_structures__mirror_the_c_source(file, name, structure):
+    assert c_fields(file, name) == [field for field, _ in structure._fields_]
+
+
+def test_missing__names_the_cure_where_nothing_was_compiled(monkeypatch):
+    monkeypatch.setattr(library, "path", lambda variant: None)
+    monkeypatch.setattr(library, "runnable", library.runnable.__wrapped__)
+    reason = native.missing()
+    assert reason is not None
+    assert "C compiler" in reason
+    assert "pip install" in reason
+
+
+@built
+def test_open_library__refuses_a_variant_that_was_not_built():
+    with pytest.raises(BackendError, match="sse9"):
+        library.open_library("sse9")
+
+
+@built
+def test_runnable__always_has_the_portable_variant():
+    assert library.runnable()[0] == "generic"
+    assert set(library.runnable()) <= set(library.built())
+
+
+@built
+def test_choose__takes_the_widest_variant_and_gives_a_reason():
+    arguments = {"x": draw(2, 8, 8, 4), "w": draw(8, 3, 3, 4), "out": blank(2, 8, 8, 8), "op": PAD}
+    config = native.choose("conv2d", arguments)
+    assert config.algorithm == f"direct-{library.runnable()[-1]}"
+    assert library.runnable()[-1] in config.reason
+    assert config["workers"] == threads.get_threads()
+
+
+def test_supports__gives_a_reason_for_each_gap():
+    w, out = draw(8, 3, 3, 1), blank(1, 6, 6, 8)
+    wide = {"x": np.zeros((1, 6, 6, 8)), "w": np.zeros((8, 3, 3, 8)), "out": np.zeros((1, 6, 6, 8))}
+    assert "float64" in (native.supports("conv2d", wide | {"op": PAD}) or "")
+    depthwise = spec.Conv2d(padding=(1, 1, 1, 1), groups=8)
+    arguments = {"x": draw(1, 6, 6, 8), "w": w, "out": out, "op": depthwise}
+    assert "groups" in (native.supports("conv2d", arguments) or "")
+    edge = spec.Conv2d((2, 2), (1, 1, 1, 1), "edge")
+    arguments = {"dy": blank(1, 3, 3, 8), "w": draw(8, 3, 3, 8), "out": out, "op": edge}
+    assert "edge" in (native.supports("conv2d_dgrad", arguments) or "")
+    assert native.supports("conv2d_dgrad", arguments | {"op": PAD}) is None
+    assert "relu" in (native.supports("relu", {"x": out, "out": out}) or "")
+
+
+@built
+def test_choose__names_the_alternative_where_it_refuses():
+    x = np.zeros((1, 4, 4, 2))
+    arguments = {"x": x, "w": np.zeros((2, 1, 1, 2)), "out": x, "op": spec.Conv2d()}
+    with pytest.raises(UnsupportedError, match=r"conv2d: backend native .*float64.*numpy"):
+        native.choose("conv2d", arguments)
+
+
+@built
+def test_conv2d__refuses_a_workspace_that_is_too_small():
+    x, w, out = draw(1, 4, 4, 2), draw(3, 3, 3, 2), blank(1, 4, 4, 3)
+    config = native.choose("conv2d", {"x": x, "w": w, "out": out, "op": PAD})
+    short = np.empty(config.workspace_bytes - 1, np.uint8)
+    from cnnengine.kernels.native import conv
+
+    with pytest.raises(ShapeError, match="workspace"):
+        conv.conv2d(x, w, None, out, op=PAD, workspace=short, config=config)
+    assert np.isnan(out).all()
+
+
+@built
+@pytest.mark.parametrize("variant", library.runnable())
+@pytest.mark.parametrize("channels", [1, 3, 19])
+def test_conv2d__every_tile_width(variant, channels):
+    for cols in range(1, 30):
+        for k in (5, 41):  # one vector of filters; two, and a rest
+            x, w, b = draw(2, 5, cols, channels), draw(k, 3, 3, channels), draw(k)
+            out, expected = blank(2, 5, cols, k), np.empty((2, 5, cols, k))
+            call("conv2d", variant, x, w, b, out, op=PAD)
+            wide = [a.astype(np.float64) for a in (x, w, b)]
+            reference.conv2d(*wide, expected, op=PAD)
+            assert error(out, expected) < 1e-6, (cols, k)
+
+
+@built
+@pytest.mark.parametrize("variant", library.runnable())
+def test_conv2d_wgrad__every_tile_width(variant):
+    for channels in [*range(1, 18), 33]:
+        for k in (5, 41):
+            x, dy = draw(3, 6, 5, channels), draw(3, 6, 5, k, seed=1)
+            out, expected = blank(k, 3, 3, channels), np.empty((k, 3, 3, channels))
+            call("conv2d_wgrad", variant, x, dy, out, op=PAD)
+            reference.conv2d_wgrad(x.astype(float), dy.astype(float), expected, op=PAD)
+            assert error(out, expected) < 1e-6, (channels, k)
+
+
+# What a plan can do with a shape: small images together in a chunk; bands of a large image;
+# few images against many filters, which read one packed input; weights that leave L2.
+PLANS = [
+    ("images", (96, 4, 4, 8), 8, lambda p: p.images_per_chunk > 1),
+    ("bands", (1, 60, 60, 32), 8, lambda p: p.bands > 1 and not p.shared_bands),
+    ("split", (1, 14, 14, 80), 300, lambda p: p.shared_bands > 0),
+    ("weights", (2, 7, 7, 256), 160, lambda p: p.panels * p.panel_floats > 1 << 18),
+]
+
+
+@built
+@pytest.mark.parametrize("variant", library.runnable())
+@pytest.mark.parametrize(("name", "shape", "k", "holds"), PLANS, ids=[p[0] for p in PLANS])
+def test_conv2d__every_kind_of_plan(variant, name, shape, k, holds):
+    from cnnengine.kernels.native import plan
+
+    x, w = draw(*shape), draw(k, 3, 3, shape[3])
+    made = plan.forward(shape, w.shape, PAD, False, variant, 2)
+    assert holds(made.problems[0]), made.problems[0].chunks
+    out, expected = blank(*shape[:3], k), np.empty((*shape[:3], k))
+    call("conv2d", variant, x, w, None, out, op=PAD, relu=True)
+    reference.conv2d(x.astype(float), w.astype(float), None, expected, op=PAD, relu=True)
+    assert error(out, expected) < 1.5e-6
+
+
+@built
+@pytest.mark.parametrize("variant", library.runnable())
+def test_conv2d_relu_pool__agrees_with_conv2d_to_the_bit(variant):
+    x, w, b = draw(3, 9, 29, 6), draw(20, 3, 3, 6), draw(20)
+    x[1, 4, 4, 0] = np.nan
+    whole, out = blank(3, 9, 29, 20), blank(3, 4, 14, 20)
+    code = np.full(out.shape, -1, np.int8)
+    call("conv2d", variant, x, w, b, whole, op=PAD)
+    call("conv2d_relu_pool", variant, x, w, b, out, code, op=PAD, pool=POOL)
+    windows = whole[:, :8, :28].reshape(3, 4, 2, 14, 2, 20).transpose(0, 1, 3, 5, 2, 4)
+    windows = windows.reshape(*out.shape, 4)
+    first = windows.argmax(axis=-1)  # the first NaN, or the first maximum
+    best = np.take_along_axis(windows, first[..., None], -1)[..., 0]
+    assert np.isnan(best).any()
+    np.testing.assert_array_equal(out, np.where(best <= 0, 0, best))
+    np.testing.assert_array_equal(code, np.where(best <= 0, spec.DEAD, first))
+
+
+@built
+@pytest.mark.parametrize("function", ["conv2d", "conv2d_wgrad"])
+def test_results__do_not_depend_on_the_number_of_threads(function):
+    results = []
+    for count in (1, 2, 5):
+        threads.set_threads(count)
+        try:
+            if function == "conv2d":
+                out = blank(9, 14, 14, 70)
+                call(function, library.runnable()[-1], draw(9, 14, 14, 33), draw(70, 3, 3, 33),
+                     None, out, op=PAD)  # fmt: skip
+            else:
+                out = blank(70, 3, 3, 33)
+                call(function, library.runnable()[-1], draw(9, 14, 14, 33), draw(9, 14, 14, 70),
+                     out, op=PAD)  # fmt: skip
+        finally:
+            threads.set_threads(0)
+        results.append(out.tobytes())
+    assert results[0] == results[1] == results[2]
+
+
+@built
+def test_conv2d__runs_as_planned_after_the_number_of_threads_has_changed():
+    from cnnengine.kernels.native import conv
+
+    x, w = draw(40, 8, 8, 16), draw(16, 3, 3, 16)
+    out, again = blank(40, 8, 8, 16), blank(40, 8, 8, 16)
+    config = native.choose("conv2d", {"x": x, "w": w, "out": out, "op": PAD})
+    workspace = np.empty(config.workspace_bytes, np.uint8)
+    conv.conv2d(x, w, None, out, op=PAD, workspace=workspace, config=config)
+    threads.set_threads(config["workers"] + 3)
+    try:
+        conv.conv2d(x, w, None, again, op=PAD, workspace=workspace, config=config)
+    finally:
+        threads.set_threads(0)
+    np.testing.assert_array_equal(out, again)
+
+
+@built
+def test_open_library__passes_whole_structures():
+    """Every field that a plan sets comes back as C wrote it, to the last one."""
+    problem = library.Wgrad(images=2, height=4, width=4, channels=3, groups=1, filters=5)
+    problem.rows = problem.cols = 4
+    problem.r = problem.s = problem.step_h = problem.step_w = problem.gap_h = problem.gap_w = 1
+    library.open_library("generic").wgrad_plan(ctypes.byref(problem))
+    assert problem.chunks == problem.parts * problem.groups * problem.splits > 0
