@@ -45,8 +45,10 @@ static void unpool_image(const struct unpool *p, int64_t image, float *db) {
                 const vf dy = load_part(at, left);
                 const vi code = load_code(p->code + from * p->channels + c, left);
                 float *to = p->out + (top + 2 * j) * p->out_pitch + c;
-                for (int32_t k = 0; k < 4; k++)
-                    store_part(to + (k / 2 * p->cols + k % 2) * p->out_pitch, keep(code == k, dy), left);
+                for (int32_t k = 0; k < 4; k++) {
+                    float *place = to + (k / 2 * p->cols + k % 2) * p->out_pitch;
+                    store_part(place, keep(code == k, dy), left);
+                }
                 if (db) {
                     const vf sum = load_part(db + c, left);
                     store_part(db + c, sum + keep(code < 4, dy), left);

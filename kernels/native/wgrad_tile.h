@@ -1,7 +1,7 @@
 /* Register tiles of wgrad: A rows of taps x B neighbouring floats of x against NV vectors of dy.
 
-   Per pixel a tile loads NV vectors of dy and broadcasts A * B floats of x; the sums over the pixels
-   of a band stay in registers. Where C is small, the B floats run on over the taps of a row. */
+   Per pixel a tile loads NV vectors of dy and broadcasts A * B floats of x; the sums over a band's
+   pixels stay in registers. Where C is small, the B floats run on over the taps of a row. */
 #ifndef CNN_WGRAD_TILE_H
 #define CNN_WGRAD_TILE_H
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from cnnengine.kernels import native, registry, spec
 from cnnengine.kernels.errors import BackendError, ShapeError, UnsupportedError
 from cnnengine.kernels.native import library
