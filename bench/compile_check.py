@@ -2,6 +2,9 @@
 
     python -m cnnengine.bench.compile_check            compare with the table in the repository
     python -m cnnengine.bench.compile_check --update   write the table
+    python -m cnnengine.bench.compile_check --rest     print the figures of all other functions
+
+The table holds the convolutions; the other functions are compiled and shown, not yet held.
 
 Contract calls on layers of known networks are made on arrays that nobody reads; the backend's own
 launch code chooses tiles and arguments, and each launch is written down and compiled for each
@@ -31,9 +34,10 @@ from triton.compiler import ASTSource
 
 from ..kernels import registry
 from ..kernels import triton as triton_kernels
-from ..kernels.spec import Conv2d, MaxPool2d
+from ..kernels.spec import Conv2d, MaxPool2d, directions
 from ..kernels.triton import interpreted
 from ..kernels.triton.launch import OPTIONS, Launch, Pointer, recorded
+from . import compile_cases
 
 FOLDER = Path(__file__).parent / "results" / "compile"
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -105,15 +109,21 @@ def cases() -> Iterator[Case]:
     yield from _pooled("vgg16 conv1_2", (64, 224, 224, 64), 64, "bfloat16")
 
 
-def launches(processors: int) -> Iterator[tuple[str, Launch]]:
-    """(label, launch) of every case on a GPU of so many multiprocessors, each kernel once."""
+def launches(processors: int, rest: bool = False) -> Iterator[tuple[str, Launch]]:
+    """(label, launch) of every case on a GPU of so many multiprocessors, each kernel once.
+
+    `rest`: of the functions that are no convolutions.
+    """
     backend = registry.Backend("triton", triton_kernels)
     seen: set[str] = set()
-    for label, function, arguments in cases():
+    for label, function, arguments in compile_cases.cases(_array) if rest else cases():
         with recorded(processors) as made:
-            config = backend.choose(function, arguments)
-            workspace = _array("uint8", config.workspace_bytes)
-            backend.function(function)(**arguments, workspace=workspace, config=config)
+            chosen: dict[str, Any] = {}
+            if "config" in directions(function):
+                config = backend.choose(function, arguments)
+                workspace = _array("uint8", config.workspace_bytes)
+                chosen = {"workspace": workspace, "config": config}
+            backend.function(function)(**arguments, **chosen)
         for position, launch in enumerate(made, 1):
             source = _source(launch)
             told = (source.name, source.signature, source.constants, source.attrs)
@@ -192,11 +202,13 @@ def hot_loop(code: str) -> tuple[list[str], int]:
     return instructions, -best[1] if best[0] else 0
 
 
-def table(architectures: tuple[int, ...]) -> dict[str, dict[str, dict[str, int]]]:
+def table(
+    architectures: tuple[int, ...], rest: bool = False
+) -> dict[str, dict[str, dict[str, int]]]:
     """Figures by launch and architecture."""
     found: dict[str, dict[str, dict[str, int]]] = {}
     for architecture in architectures:
-        for label, launch in launches(PROCESSORS[architecture]):
+        for label, launch in launches(PROCESSORS[architecture], rest):
             found.setdefault(label, {})[f"sm_{architecture}"] = figures(launch, architecture)
     return found
 
@@ -226,6 +238,9 @@ def main(arguments: list[str]) -> int:
     if interpreted():
         print("compile_check: TRITON_INTERPRET is set: nothing would be compiled; unset it")
         return 2
+    if "--rest" in arguments:
+        print(json.dumps(table(tuple(PROCESSORS), rest=True), indent=1))
+        return 0
     file = table_file()
     update = "--update" in arguments
     if not update and not file.exists():

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cnnengine.kernels import registry
+from cnnengine.kernels import registry, spec
 
 if (REASON := registry.missing("triton")) is not None:
     pytest.skip(f"backend triton: {REASON}", allow_module_level=True)
@@ -83,3 +83,11 @@ def test_launches__are_those_of_the_tables(processors, monkeypatch):
 def test_main__compiles_nothing_in_the_interpreter(capsys):
     assert compile_check.main([]) == 2
     assert "TRITON_INTERPRET is set" in capsys.readouterr().out
+
+
+def test_launches__of_the_rest_cover_every_function_that_is_no_convolution(monkeypatch):
+    monkeypatch.setattr(launch, "interpreted", lambda: False)
+    rest = [label for label, _ in compile_check.launches(132, rest=True)]
+    compiled = {label.split(": ")[1].split()[0] for label in rest}
+    others = {name for name, stated in spec.CONTRACTS.items() if stated.module != "conv"}
+    assert compiled | {"channel_slice"} == others  # whose launch is concat's, listed once
