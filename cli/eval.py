@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 @click.command("eval")
 @click.argument("run", type=Path)
 @click.option("--data", help="Another data set or folder than the one it was trained on.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Images a batch.  [default: 250]")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True,
+              help="Images a batch.")  # fmt: skip
 @click.option("--image-size", help=options.SETTINGS["image_size"])
 @click.option("--skip-bad", is_flag=True, help=options.SETTINGS["skip_bad"])
 @options.DEVICE
@@ -27,18 +28,17 @@ if TYPE_CHECKING:
               "[default: RUN/confusion.png, MODEL-confusion.png]")  # fmt: skip
 @options.JSON
 def command(
-    run: Path, data: str | None, batch_size: int | None, image_size: str | None, skip_bad: bool,
+    run: Path, data: str | None, batch_size: int, image_size: str | None, skip_bad: bool,
     device: str, kernels: str, out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure the network in RUN (a run folder or a model.safetensors) on test images."""
     from ..engine.evaluate import evaluate
     from ..engine.plots import plot_confusion
-    from ..engine.train import EVAL_BATCH
     from .trained import open_data, open_network
 
     if out is not None and not out.parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.parent}")
-    network, own = open_network(run, device, kernels, batch_size or EVAL_BATCH)
+    network, own = open_network(run, device, kernels, batch_size)
     splits = open_data(run, network, own, data=data, image_size=image_size, skip_bad=skip_bad)
     for skipped in splits.skipped:
         output.warn(f"left out: {skipped}")

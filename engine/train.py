@@ -27,7 +27,6 @@ from .network import Description, Network
 from .optim import Optimizer
 from .schedule import get_schedule
 
-EVAL_BATCH = 250
 CHECKPOINT_SECONDS = 30.0  # between epochs' ends, so that a kill costs little
 SCALE_GROWTH_STEPS = 2000  # float16: steps without overflow before the loss scale doubles
 FIRST_SCALE = 2.0**15
@@ -103,7 +102,7 @@ class Trainer:
         self.total_steps = config.epochs * self.loader.steps_per_epoch
         rest = len(splits.train) % config.batch_size
         self.network = Network(
-            self.description, device, infer_batch=min(EVAL_BATCH, len(splits.test)),
+            self.description, device, infer_batch=min(config.batch_size, len(splits.test)),
             train_batches=(config.batch_size, *([rest] if rest else [])),
             label_smoothing=config.label_smoothing,
         )  # fmt: skip
@@ -266,7 +265,7 @@ class Trainer:
         test = self._evaluate()
         if not math.isfinite(test.loss):
             layer = diagnose.first_non_finite_of_images(
-                self.network, self.splits.test.images, EVAL_BATCH
+                self.network, self.splits.test.images, self.config.batch_size
             )
             raise TrainingError(
                 f"the loss on the test images is {test.loss} after step {progress.step} (epoch "
