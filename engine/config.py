@@ -19,17 +19,17 @@ class TrainConfig:
 
     arch: str = "vgg-small"
     data: str = "fashion-mnist-mini"
-    epochs: int = 12
+    epochs: int = 15
     batch_size: int = 64
     optimizer: str = "sgd"
-    lr: float = 0.03
+    lr: float = 0.04
     momentum: float = 0.9
     schedule: str = "cosine"
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
     precision: str = "fp32"
     seed: int = 0
-    shift: int = 2
+    shift: int = 1
     flip: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     image_size: str = ""  # "28" or "24x32" (height x width); "": as the images are

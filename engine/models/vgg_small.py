@@ -15,7 +15,7 @@ MOST_WIDTH = 64  # 2.4 thousand million weights
 
 @register_model("vgg-small", input_shape=(28, 28, 1))
 def vgg_small(
-    b: GraphBuilder, x: Value, classes: int, *, width: float = 1.0, dropout: float = 0.5
+    b: GraphBuilder, x: Value, classes: int, *, width: float = 1.0, dropout: float = 0.3
 ) -> Value:
     """Three blocks of two 3x3 convolutions (32-64-128 filters), dense 256, dropout, dense.
 
