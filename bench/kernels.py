@@ -136,11 +136,18 @@ def _row(work: Work, checks: dict[str, Check], declined: list[str]) -> dict[str,
 
 
 def timed(
-    candidates: Sequence[Candidate], ours: Sequence[str], seconds: float, rounds: int | None
+    candidates: Sequence[Candidate],
+    ours: Sequence[str],
+    seconds: float,
+    rounds: int | None,
+    sample: float | None = None,
 ) -> dict[str, Any]:
-    """Time all: ours (the engine's choice), baseline (the best of the rest), and their ratio."""
+    """Time all: ours (the engine's choice), baseline (the best of the rest), and their ratio.
+
+    `sample` as in `timing.measure`.
+    """
     elsewhere = machine.Elsewhere()
-    timings = measure(candidates, seconds=seconds, rounds=rounds)
+    timings = measure(candidates, seconds=seconds, rounds=rounds, sample=sample)
     busy = elsewhere.share()
     rest = {name: t for name, t in timings.items() if name not in ours}
     best = min(rest, key=lambda name: rest[name].median) if rest else None

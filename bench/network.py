@@ -23,6 +23,7 @@ from ..engine.optim import Optimizer
 from .kernels import timed
 from .timing import Candidate
 
+STEADY_SECONDS = 0.25  # a turn: steps follow one another, as in a run, threads kept awake
 MODES = ("train", "infer")
 LR, MOMENTUM, DECAY = 1e-4, 0.9, 5e-4  # small steps: the numbers stay as they are for long runs
 
@@ -212,7 +213,7 @@ def run(
             row["failed"] += excuses
             if excuses:
                 continue
-        row |= timed(candidates, [side.name], seconds, rounds)
+        row |= timed(candidates, [side.name], seconds, rounds, STEADY_SECONDS)
         row["images_per_second"] = setting.batch / row["ours"]
         if row["baseline"]:
             row["baseline_images_per_second"] = setting.batch / row["baseline"]

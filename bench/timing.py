@@ -100,14 +100,22 @@ def _turn(candidate: Candidate, calls: int, lead: bool) -> tuple[float, float]:
 
 
 def measure(
-    candidates: Sequence[Candidate], *, seconds: float = 1.0, rounds: int | None = None
+    candidates: Sequence[Candidate],
+    *,
+    seconds: float = 1.0,
+    rounds: int | None = None,
+    sample: float | None = None,
 ) -> dict[str, Timing]:
     """Name → timing, from interleaved rounds of about `seconds` for each candidate.
 
-    `rounds` sets the number of rounds instead; otherwise it is between 5 and 100.
+    `rounds` sets the number of rounds instead; otherwise it is between 5 and 100. A turn's counted
+    calls last at least `sample` seconds (None: SAMPLE_SECONDS).
     """
     estimates = {c.name: warm(c, seconds / 4) for c in candidates}
-    calls = {name: max(1, math.ceil(SAMPLE_SECONDS / t)) for name, t in estimates.items()}
+    calls = {
+        name: max(1, math.ceil((SAMPLE_SECONDS if sample is None else sample) / t))
+        for name, t in estimates.items()
+    }
     leads = {name: t < LONG_SECONDS for name, t in estimates.items()}
     if rounds is None:
         turns = (LOOK_SECONDS + t * (calls[n] + leads[n]) for n, t in estimates.items())
