@@ -100,7 +100,7 @@ def small(data: Path, *, epochs: int = EPOCHS) -> tuple[object, ...]:
     """Arguments of a training run that takes a moment."""
     return (
         "train", "--data", data, "--epochs", epochs, "--batch-size", 8, "--option", "width=0.1",
-        "--shift", 1, "--threads", 1,
+        "--shift", 1, "--lr", 0.03, "--threads", 1,
     )  # fmt: skip
 
 
