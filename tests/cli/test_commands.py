@@ -77,7 +77,7 @@ def test_train__writes_the_whole_run_folder(trained):
     assert f"epoch {EPOCHS}/{EPOCHS}" in said.err
     config = tomllib.loads((folder / "config.toml").read_text())
     assert config["arch"] == TrainConfig.arch
-    assert config["lr"] == TrainConfig.lr
+    assert config["lr"] == 0.03
     assert config["options"] == {"width": 0.1}
 
 
