@@ -31,6 +31,7 @@ import numpy as np
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..kernels import registry
 from ..kernels import triton as triton_kernels
@@ -117,7 +118,7 @@ def launches(processors: int, rest: bool = False) -> Iterator[tuple[str, Launch]
     backend = registry.Backend("triton", triton_kernels)
     seen: set[str] = set()
     for label, function, arguments in compile_cases.cases(_array) if rest else cases():
-        with recorded(processors) as made:
+        with recorded(processors, fetches=processors == PROCESSORS[90]) as made:
             chosen: dict[str, Any] = {}
             if "config" in directions(function):
                 config = backend.choose(function, arguments)
@@ -141,7 +142,11 @@ def _source(launch: Launch) -> ASTSource:
     attributes: dict[tuple[int, ...], Any] = {}
     for position, value in enumerate(launch.arguments):
         name = names[position]
-        if isinstance(value, Pointer):
+        if isinstance(value, TensorDescriptor):
+            block = ", ".join(map(str, value.block_shape))
+            signature[name] = f"tensordesc<{NAMES[value.base.dtype]}[{block}]>"
+            aligned = False
+        elif isinstance(value, Pointer):
             signature[name], aligned = f"*{NAMES[value.dtype]}", value.address % 16 == 0
         elif value is None or (value == 1 and isinstance(value, int)):
             constants[name], aligned = value, False

@@ -60,6 +60,12 @@ def multiprocessors() -> int:
     ]
 
 
+@functools.cache
+def capability() -> tuple[int, int]:
+    """Compute capability of the current device: (9, 0) for an H100, (8, 0) for an A100."""
+    return _capability(cupy.cuda.runtime.getDevice())
+
+
 def missing(least: tuple[int, int]) -> str | None:
     """Why no GPU can be used here; None if one of compute capability `least` or newer can."""
     try:

@@ -3,6 +3,9 @@
     usable("relu", x=x, out=out)
     launch(_relu_kernel, cdiv(x.size, 1024), x, out, x.size, BLOCK_ELEMENTS=1024)
 
+A kernel can also take a matrix as a tensor descriptor, of which it reads whole blocks: on sm_90 and
+later the copy engine (TMA) fetches them, with zeros for what lies outside.
+
 On a GPU the arrays are CuPy's and a launch goes to CuPy's current stream. In Triton's interpreter
 they are NumPy's and a kernel reads and writes their memory in place. Neither needs PyTorch: Triton
 asks of an argument only where it lies and which type its elements have.
@@ -19,9 +22,10 @@ from typing import Any
 import numpy
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..errors import ShapeError, UnsupportedError
-from ..spec.contract import dtype_name
+from ..spec.contract import ITEMSIZE, dtype_name
 from . import interpreted
 
 INTERPRETED = tl.constexpr(interpreted())
@@ -31,12 +35,23 @@ LARGE = 2**31  # elements from which offsets need 64 bits
 MOST_PROGRAMS = 2**31 - 1  # of the first axis of a grid; the others end at 65,535
 
 
+class ElementType(str):
+    """The name of an element type, which also tells its size: a descriptor asks for that."""
+
+    __slots__ = ()
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element."""
+        return ITEMSIZE[self]
+
+
 class Pointer:
     """The memory of an array as Triton sees it: an address and the name of an element type."""
 
     __slots__ = ("address", "dtype")
 
-    def __init__(self, address: int, dtype: str) -> None:
+    def __init__(self, address: int, dtype: ElementType) -> None:
         """A pointer to elements of the type called `dtype` at `address`."""
         self.address = address
         self.dtype = dtype
@@ -78,7 +93,7 @@ class Pointer:
 
 
 _pointer = functools.lru_cache(maxsize=4096)(Pointer)
-_type_name = functools.cache(str)
+_type_name = functools.cache(ElementType)
 
 
 def address(array: Any) -> int:
@@ -89,6 +104,23 @@ def address(array: Any) -> int:
 def pointer(array: Any) -> Pointer:
     """The memory of a NumPy or CuPy array for a kernel."""
     return _pointer(address(array), _type_name(array.dtype))
+
+
+def descriptor(array: Any, matrix: tuple[int, int], pitch: int, block: tuple[int, int]) -> Any:
+    """The memory of `array` as a matrix [rows, columns] of which a kernel reads `block`s.
+
+    `pitch` is the number of elements from row to row; rows and columns outside the matrix read as
+    zero. Array and rows must start at multiples of 16 bytes.
+
+    Raises: ShapeError.
+    """
+    start, size = address(array), array.dtype.itemsize
+    if start % 16 or pitch * size % 16:
+        raise ShapeError(
+            f"a tensor descriptor needs rows that start at multiples of 16 bytes; this matrix is "
+            f"at address {start}, its rows are {pitch * size} bytes apart"
+        )
+    return TensorDescriptor(pointer(array), [*matrix], [pitch, 1], [*block])
 
 
 def usable(function: str, **arrays: Any) -> None:
@@ -129,7 +161,10 @@ def prepare() -> None:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch that was written down: what `launch` was given, arrays as pointers."""
+    """One launch that was written down: what `launch` was given, arrays as pointers.
+
+    Descriptors are Triton's own `TensorDescriptor`, whose `base` is a `Pointer`.
+    """
 
     kernel: Any
     arguments: tuple[Any, ...]
@@ -143,12 +178,16 @@ class _Recorder:
 
     launches: list[Launch] | None = None
     processors = 0
+    fetches = False
 
 
 @contextlib.contextmanager
-def recorded(processors: int) -> Iterator[list[Launch]]:
-    """Write launches down instead of running them, as for a GPU of so many multiprocessors."""
-    _Recorder.launches, _Recorder.processors = [], processors
+def recorded(processors: int, fetches: bool = False) -> Iterator[list[Launch]]:
+    """Write launches down instead of running them, as for a GPU of so many multiprocessors.
+
+    `fetches`: it has a copy engine for blocks of matrices (sm_90 and later).
+    """
+    _Recorder.launches, _Recorder.processors, _Recorder.fetches = [], processors, fetches
     try:
         yield _Recorder.launches
     finally:
@@ -166,10 +205,24 @@ def multiprocessors() -> int:
     return driver.multiprocessors()
 
 
+def fetches_blocks() -> bool:
+    """Whether descriptors are worth using: the GPU has a copy engine for them (sm_90 and later).
+
+    The interpreter reads descriptors too: there the kernels that use them are tested.
+    """
+    if _Recorder.launches is not None:
+        return _Recorder.fetches
+    if interpreted():
+        return True
+    from . import driver
+
+    return driver.capability() >= (9, 0)
+
+
 def launch(
     kernel: Any, programs: int, *arguments: Any, warps: int = 4, stages: int = 2, **constants: Any
 ) -> None:
-    """Run `kernel` on a one-dimensional grid; arrays become pointers, None and numbers stay.
+    """Run `kernel` on a one-dimensional grid; arrays become pointers, all else stays.
 
     No programs: nothing is launched. `constants` are the kernel's `tl.constexpr` parameters.
 
@@ -179,7 +232,7 @@ def launch(
         return
     if programs > MOST_PROGRAMS:
         raise ShapeError(f"{kernel.__name__}: {programs} programs are more than {MOST_PROGRAMS}")
-    given = [a if isinstance(a, Number) else pointer(a) for a in arguments]
+    given = [a if isinstance(a, Number | TensorDescriptor) else pointer(a) for a in arguments]
     if _Recorder.launches is not None:
         _Recorder.launches.append(Launch(kernel, tuple(given), constants, warps, stages))
         return

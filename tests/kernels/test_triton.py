@@ -120,6 +120,14 @@ def test_recorded__writes_launches_down_and_runs_none():
     assert (given["out"] == 8).all()
 
 
+def test_descriptor__refuses_rows_that_are_not_aligned():
+    memory = np.zeros((4, 24), np.float16)
+    assert launch.descriptor(memory, (4, 24), 24, (4, 8)).strides == [24, 1]
+    for array, pitch in ((memory[:, 4:], 24), (memory, 20)):
+        with pytest.raises(ShapeError, match="multiples of 16 bytes; this matrix is at address"):
+            launch.descriptor(array, (4, 16), pitch, (4, 8))
+
+
 @pytest.mark.parametrize(("terms", "branches"), [(1, 64), (64, 64), (65, 64), (70, 4)])
 def test_add_in_order__sums_all_rows(terms, branches, monkeypatch):
     monkeypatch.setattr(launch, "FAN_IN", branches)
@@ -175,6 +183,7 @@ def test_driver__follows_the_stream_of_cupy(monkeypatch):
         assert made.get_current_stream(3) == 9
         assert made.get_current_target().arch == 86
         assert driver.multiprocessors() == 84
+        assert driver.capability() == (8, 6)
         assert driver.missing((8, 0)) is None
         assert "capability 8.6, needs 9.0" in driver.missing((9, 0))
         with pytest.raises(driver.BackendError, match="not PyTorch's"):
