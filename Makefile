@@ -16,7 +16,7 @@ train: $(VENV)/installed
 	$(BIN)/cnnengine train --arch vgg-small --device auto
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -n auto -q
+	$(BIN)/python -m pytest -n auto -q -m "not slow"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

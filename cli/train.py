@@ -138,6 +138,8 @@ def _prepare(config: TrainConfig, path: Path, overwrite: bool, resumed: bool) ->
         config.data, skip_bad=config.skip_bad, image_size=parse_image_size(config.image_size),
         seed=config.seed,
     )  # fmt: skip
+    if config.images:
+        splits = data.limited(splits, config.images)
     return Trainer(config, splits, device, folder)
 
 
@@ -149,6 +151,8 @@ def _introduce(trainer: Trainer) -> None:
     )
     for declined in trainer.device.declined:
         output.warn(f"slower than it could be: {declined}")
+    if trainer.device.warning:
+        output.warn(trainer.device.warning)
     for skipped in splits.skipped:
         output.warn(f"left out: {skipped}")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..engine.config import check_settings, parse_image_size
 from ..engine.errors import InputError
+from . import output
 
 if TYPE_CHECKING:
     from ..engine.checkpoint import Source
@@ -24,6 +25,8 @@ def open_network(path: Path, device: str, kernels: str, batch: int) -> tuple[Net
     from ..engine.network import Network
 
     where = open_device(device, kernels)
+    if where.warning:
+        output.warn(where.warning)
     description, arrays, source = load_model(path)
     network = Network(description, where, infer_batch=batch)
     network.load(arrays, f"the weights in {path}")

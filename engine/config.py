@@ -34,6 +34,7 @@ class TrainConfig:
     options: dict[str, Any] = field(default_factory=dict)
     image_size: str = ""  # "28" or "24x32" (height x width); "": as the images are
     skip_bad: bool = False
+    images: int = 0  # 0: all
     device: str = "auto"
     kernels: str = "auto"
     threads: int = 0  # 0: one a core
@@ -50,6 +51,7 @@ class TrainConfig:
             ("label_smoothing", 0 <= self.label_smoothing < 1, "in [0, 1)"),
             ("seed", 0 <= self.seed < 2**64, "in [0, 2^64)"),
             ("shift", self.shift >= 0, "at least 0"),
+            ("images", self.images >= 0, "at least 0"),
             ("threads", 0 <= self.threads <= MOST_THREADS, f"in [0, {MOST_THREADS}]"),
         ):
             if not ok:

@@ -19,13 +19,18 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ..kernels import registry
+from ..kernels import registry, triton
 from ..kernels.numpy import threads
 from .errors import InputError
 
-DEVICES = ("auto", "cpu", "cuda")
-KERNELS = ("auto", "numpy")
-CPU_BACKENDS = ("native", "numpy")  # best first; the first that supports a call gets it
+DEVICES = ("auto", "cpu", "cuda", "interpreter")
+BACKENDS = {  # of each device, best first: the first that supports a call gets it
+    "cpu": ("native", "numpy"),
+    "interpreter": ("triton",),
+}
+PARTIAL = ("native",)  # has not the whole contract, so it cannot be the only one
+KERNELS = ("auto", *(n for names in BACKENDS.values() for n in names if n not in PARTIAL))
+SLOW = "the interpreter runs the GPU's kernels step by step in Python: a thousand times slower"
 
 
 def numpy_dtype(name: str) -> np.dtype:
@@ -35,14 +40,16 @@ def numpy_dtype(name: str) -> np.dtype:
 
 @dataclass(frozen=True)
 class Device:
-    """The CPU: NumPy arrays, and the backends that run on them.
+    """NumPy arrays, and the backends that run on them: the CPU's, or a GPU's in an interpreter.
 
-    `declined` says of each backend that would be better why it cannot run here.
+    `declined` says of each backend that would be better why it cannot run here; `warning` what one
+    should know before work starts, if anything.
     """
 
     name: str
     backends: tuple[str, ...]
     declined: tuple[str, ...] = ()
+    warning: str = ""
 
     def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
         """An array with arbitrary content, 64-byte aligned."""
@@ -88,14 +95,29 @@ def open_device(name: str = "auto", kernels: str = "auto") -> Device:
         raise InputError(f"unknown device {name!r}; known: {', '.join(DEVICES)}")
     if name == "cuda":
         raise InputError(f"--device cuda: {cuda_missing()}")
-    if kernels not in KERNELS:
-        raise InputError(f"unknown kernels {kernels!r}; known: {', '.join(KERNELS)}")
-    usable = CPU_BACKENDS if kernels == "auto" else (kernels,)
+    place = "cpu" if name == "auto" else name
+    usable = _backends(place, kernels)
+    if place == "interpreter":
+        if (reason := triton.interpret()) is not None:
+            raise InputError(f"--device interpreter: {reason}")
+        return Device(place, usable, warning=SLOW)
     missing = {name: registry.missing(name) for name in usable}
     return Device(
-        "cpu", tuple(name for name in usable if missing[name] is None),
+        place, tuple(name for name in usable if missing[name] is None),
         tuple(f"kernels {name}: {reason}" for name, reason in missing.items() if reason),
     )  # fmt: skip
+
+
+def _backends(place: str, kernels: str) -> tuple[str, ...]:
+    """The backends of a device, or the one that `kernels` names. Raises: InputError."""
+    if kernels not in KERNELS:
+        raise InputError(f"unknown kernels {kernels!r}; known: {', '.join(KERNELS)}")
+    if kernels == "auto":
+        return BACKENDS[place]
+    if kernels not in BACKENDS[place]:
+        places = " or ".join(p for p, names in BACKENDS.items() if kernels in names)
+        raise InputError(f"--kernels {kernels}: not on device {place}; use --device {places}")
+    return (kernels,)
 
 
 def use_threads(count: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..kernels import registry
 from ..kernels.numpy.threads import cores
-from .device import CPU_BACKENDS
+from .device import BACKENDS
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -141,7 +141,7 @@ def core_warning(core_type: str, level: str, forced: str | None) -> str:
 
 def backends() -> list[tuple[str, str | None]]:
     """Every backend's name, and why it cannot run here with what mends it (None: it can)."""
-    names = dict.fromkeys((*CPU_BACKENDS, *registry.BACKENDS))
+    names = dict.fromkeys((*BACKENDS["cpu"], *registry.BACKENDS))
     return [(name, registry.missing(name)) for name in names]
 
 

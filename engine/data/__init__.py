@@ -5,7 +5,7 @@ batches; the readers of file formats are `idx`, `cifar`, `images` and `folder`.
 """
 
 from .augment import Augment
-from .dataset import Dataset, Splits
+from .dataset import Dataset, Splits, limited
 from .fetch import fetch
 from .images import read_image
 from .loader import Batch, Loader
@@ -21,6 +21,7 @@ __all__ = [
     "Loader",
     "Splits",
     "fetch",
+    "limited",
     "load",
     "read_image",
 ]

@@ -94,6 +94,31 @@ def make_splits(
     return Splits(name, train, test, mean, std, fingerprint(train, test), note, skipped)
 
 
+def limited(splits: Splits, count: int) -> Splits:
+    """The first `count` training images and at most as many test images, classes taking turns.
+
+    Raises:
+        InputError: there are fewer training images.
+    """
+    if count > len(splits.train):
+        raise InputError(
+            f"{count} images asked for, but {splits.name!r} has {len(splits.train)} to train on"
+        )
+    note = f"{splits.note}; {count} images of each split at most"
+    train, test = (_first(split, count) for split in (splits.train, splits.test))
+    return make_splits(splits.name, train, test, note, splits.skipped)
+
+
+def _first(dataset: Dataset, count: int) -> Dataset:
+    labels = dataset.labels
+    turn = np.empty(len(labels), np.int64)  # how many of its class come before an image
+    for label in range(len(dataset.classes)):
+        mine = labels == label
+        turn[mine] = np.arange(mine.sum())
+    kept = np.sort(np.lexsort((labels, turn))[:count])
+    return Dataset(dataset.name, dataset.images[kept], labels[kept], dataset.classes)
+
+
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of `images` uint8[N, H, W, C], in 0 … 1 units.
 

@@ -12,12 +12,13 @@ import functools
 import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .. import spec
 
-__all__ = ["choose", "interpreted", "missing", "session", "supports"]
+__all__ = ["choose", "interpret", "interpreted", "missing", "session", "supports"]
 
 LEAST_CAPABILITY = (8, 0)  # of the GPU: the first with bfloat16 and asynchronous copies
 
@@ -27,13 +28,23 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
 
-@functools.cache
+def interpret() -> str | None:
+    """From now on run the kernels in Triton's interpreter; or why that cannot be, in one line."""
+    if not interpreted() and "triton" in sys.modules:
+        return "Triton was imported already, without its interpreter; set TRITON_INTERPRET=1 first"
+    os.environ["TRITON_INTERPRET"] = "1"
+    return missing()
+
+
 def missing() -> str | None:
     """Why the Triton kernels cannot run here and what mends it; None if they can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; pip install 'cnnengine[cuda12]' (on Linux)"
-    if interpreted():
-        return None
+    return None if interpreted() else _gpu_missing()
+
+
+@functools.cache
+def _gpu_missing() -> str | None:
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -91,6 +91,19 @@ def test_train__json_is_one_object(tmp_path, pictures):
     assert "epoch 1/1" in told.err
 
 
+def test_train__in_the_interpreter(tmp_path):
+    pytest.importorskip("triton", reason="the interpreter is Triton's")
+    result = succeed(
+        "train", "--device", "interpreter", "--images", 8, "--image-size", 8, "--batch-size", 4,
+        "--epochs", 1, "--option", "width=0.1", "--out", "run", cwd=tmp_path,
+        env={"TRITON_INTERPRET": ""},
+    )  # fmt: skip
+    assert "interpreter, kernels triton, fp32" in result.err
+    assert "warning: the interpreter runs the GPU's kernels" in result.err
+    assert "epoch 1/1" in result.err
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
 def test_train__live_display_on_a_terminal(tmp_path, pictures):
     terminal, end = pty.openpty()
     process = subprocess.Popen(

@@ -12,6 +12,7 @@ from cnnengine.engine.data.dataset import (
     Dataset,
     channel_statistics,
     fingerprint,
+    limited,
     make_splits,
 )
 from cnnengine.engine.data.files import read_members, write_atomically
@@ -170,3 +171,16 @@ def test_fingerprint__changes_with_pixels_labels_classes_and_order():
     assert len(prints) == 5
     renamed = Dataset("other", base.images, base.labels, CLASSES)
     assert make_splits("x", renamed, base).fingerprint == fingerprint(base, base)
+
+
+def test_limited__classes_take_turns_and_images_keep_their_order():
+    images = np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1)
+    labels = np.array([0, 0, 0, 1, 1, 2, 0], np.int32)
+    split = Dataset("x", images, labels, ("a", "b", "c"))
+    few = limited(make_splits("x", split, split), 4)
+    assert few.train.images.reshape(-1).tolist() == [0, 1, 3, 5]
+    assert few.train.labels.tolist() == [0, 0, 1, 2]
+    assert few.note.endswith("4 images of each split at most")
+    assert few.fingerprint != make_splits("x", split, split).fingerprint
+    with pytest.raises(InputError, match="8 images asked for, but 'x' has 7"):
+        limited(make_splits("x", split, split), 8)

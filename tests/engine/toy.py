@@ -40,5 +40,5 @@ def toy_trainer(folder, splits=None, **changes):
     run = RunFolder(folder)
     if not folder.exists():
         run.create()
-    device = open_device("cpu", config.kernels)
+    device = open_device(config.device, config.kernels)
     return Trainer(config, splits or toy_splits(), device, run)
