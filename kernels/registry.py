@@ -19,7 +19,7 @@ from typing import Any
 from . import spec
 from .errors import BackendError
 
-BACKENDS = ("numpy", "native", "triton")
+BACKENDS = ("numpy", "native", "triton", "cupy")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,11 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
 import machine
 import pytest
 
-from cnnengine.kernels import registry, spec
+from cnnengine.kernels import registry, spec, triton
+from cnnengine.kernels.cupy import launch
+
+if triton.interpreted():  # one switch for both GPU backends
+    launch.simulate()
 
 
 def pytest_configure(config):

@@ -1,0 +1,74 @@
+"""The second GPU backend: the contract in CUDA C++, compiled by NVRTC, on CuPy arrays.
+
+After `launch.simulate()` the same kernels run on NumPy arrays in a simulator: slow, but without a
+GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import importlib
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .. import spec
+from . import launch, simulator
+
+__all__ = ["choose", "missing", "session", "supports"]
+
+LEAST_CAPABILITY = (8, 0)  # of the GPU: the first with bfloat16 and asynchronous copies
+
+
+def missing() -> str | None:
+    """Why the CUDA kernels cannot run here and what mends it; None if they can."""
+    return simulator.missing() if launch.simulated() else _gpu_missing()
+
+
+@functools.cache
+def _gpu_missing() -> str | None:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver (libcuda.so.1 cannot be loaded); install one, or use backend numpy"
+    if importlib.util.find_spec("cupy") is None:
+        return "CuPy is not installed; pip install 'cnnengine[cuda12]'"
+    from . import device
+
+    return device.missing(LEAST_CAPABILITY)
+
+
+def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
+    """Why this call cannot run here, from shapes, types and parameters alone; None if it can."""
+    if not hasattr(_file(function), function):
+        return f"has no {function}"
+    for parameter, kind in spec.directions(function).items():
+        value = arguments.get(parameter)
+        if kind == "static" or value is None:
+            continue
+        for array in value if isinstance(value, Sequence) else (value,):
+            if hasattr(array, "dtype") and spec.dtype_name(array) == "float64":
+                return f"computes in float32, float16 and bfloat16, {parameter} is float64"
+    return None
+
+
+def _file(function: str) -> Any:
+    """The module that holds a contract function, or None."""
+    module = f"{__name__}.{spec.CONTRACTS[function].module}"  # type: ignore[attr-defined]
+    return importlib.import_module(module) if importlib.util.find_spec(module) else None
+
+
+def choose(function: str, arguments: Mapping[str, Any]) -> spec.Config:
+    """The tile and workspace for one call: those of its file's `choose`, where it has one."""
+    file = _file(function)
+    if hasattr(file, "choose"):
+        return file.choose(function, arguments)
+    return spec.Config("cuda", reason="one kernel")
+
+
+@contextlib.contextmanager
+def session() -> Iterator[None]:
+    """Nothing to prepare: launches follow CuPy's current stream."""
+    yield

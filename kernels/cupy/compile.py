@@ -1,0 +1,66 @@
+"""What NVRTC makes of a kernel, for any architecture; neither a GPU nor a driver is needed.
+
+    figures(Kernel("elementwise.cu", "relu_kernel<float, 4>"), 90)
+
+is {"registers": 14, "spill_bytes": 0, "shared_bytes": 0}.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from typing import Any
+
+from ..errors import BackendError
+from . import simulator
+from .launch import Kernel
+
+ARCHITECTURES = (80, 86, 89, 90)
+FLAGS = ("-std=c++17", f"-I{simulator.FOLDER}", "--ptxas-options=-v")
+USED = {
+    "registers": r"Used (\d+) registers",
+    "spill_bytes": r"(\d+) bytes stack frame",
+    "shared_bytes": r"(\d+) bytes smem",
+}
+
+
+def _nvrtc() -> Any:
+    return importlib.import_module("cupy.cuda.nvrtc")
+
+
+def missing() -> str | None:
+    """Why nothing can be compiled here and what mends it; None if it can."""
+    if importlib.util.find_spec("cupy") is None:
+        return "CuPy is not installed; pip install 'cnnengine[cuda12]'"
+    try:
+        _nvrtc().getVersion()
+    except (ImportError, RuntimeError) as error:
+        told = str(error).partition("\n")[0]
+        return f"NVRTC cannot be loaded ({told}); pip install 'cnnengine[cuda12]'"
+    return None
+
+
+def compiled(kernel: Kernel, architecture: int) -> tuple[bytes, str]:
+    """(machine code as a cubin, the compiler's report) for sm_`architecture`.
+
+    Raises: BackendError with the compiler's message.
+    """
+    nvrtc = _nvrtc()
+    program = nvrtc.createProgram(f'#include "{kernel.file}"\n', "kernel.cu", [], [])
+    try:
+        nvrtc.addNameExpression(program, kernel.name)
+        nvrtc.compileProgram(program, [f"--gpu-architecture=sm_{architecture}", *FLAGS])
+        return nvrtc.getCUBIN(program), nvrtc.getProgramLog(program)
+    except nvrtc.NVRTCError as error:
+        told = f"{kernel.file}: {kernel.name}: NVRTC cannot compile it for sm_{architecture}"
+        raise BackendError(f"{told}\n{nvrtc.getProgramLog(program)}") from error
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+def figures(kernel: Kernel, architecture: int) -> dict[str, int]:
+    """Registers and bytes of local memory (spills) a thread, static shared memory a block."""
+    _, report = compiled(kernel, architecture)
+    found = {name: re.search(pattern, report) for name, pattern in USED.items()}
+    return {name: int(match[1]) if match else 0 for name, match in found.items()}
