@@ -26,7 +26,7 @@ USED = {
 
 
 def _nvrtc() -> Any:
-    return importlib.import_module("cupy.cuda.nvrtc")
+    return importlib.import_module("cupy.cuda").nvrtc
 
 
 def missing() -> str | None:
