@@ -16,13 +16,12 @@ import numpy as np
 
 from ..engine.errors import unknown_name
 from .suites import HALVING, Layer
+from .verify import tolerance
 
 PASSES = (
     "forward", "forward+relu", "forward+relu+pool", "dgrad", "wgrad", "max_pool", "avg_pool",
 )  # fmt: skip
 
-RELATIVE_RMS = 2e-6  # float32 sums of up to `SHORT` terms; longer ones lose as their root
-SHORT = 1024
 PART_BYTES = 1 << 27  # float64 images of one part of the check
 
 
@@ -143,7 +142,7 @@ def check(
     work: Work, results: dict[str, np.ndarray], float64: Callable[[Work], np.ndarray]
 ) -> dict[str, Check]:
     """Hold every result (name → array in our layout) to `float64`, which does a part's work."""
-    allowed = RELATIVE_RMS * max(1.0, math.sqrt(work.terms / SHORT))
+    allowed = tolerance.allowed("float32", work.terms)
     wrong = dict.fromkeys(results, 0.0)
     scale, start, total = 0.0, 0, 0.0
     for part in work.parts():

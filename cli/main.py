@@ -22,6 +22,7 @@ COMMANDS = {
     "predict": "Name what is in pictures.",
     "show": "Show a network's layers, its graph after each pass, or its plan.",
     "data": "List, describe and fetch data sets.",
+    "verify": "Check every kernel against float64 on this machine.",
     "bench": "Time kernels and networks beside PyTorch.",
     "doctor": "Tell what this machine offers and what is missing.",
     "completion": "Print the lines that make a shell complete commands.",

@@ -1,0 +1,37 @@
+"""The device whose kernels are verified, with the backends that are asked for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from ...engine.device import Device, open_device
+from ...engine.errors import InputError, unknown_name
+from ...kernels import registry
+
+DEVICES = ("auto", "cpu", "interpreter", "cuda")
+
+
+def open_for_verify(name: str, kernels: str = "auto") -> Device:
+    """The device called `name` with every backend that runs on it, or the one called `kernels`.
+
+    Raises: InputError for an unknown name, or a device or backend that is not here.
+    """
+    if name.partition(":")[0] not in DEVICES:
+        raise unknown_name("device", name, DEVICES)
+    if kernels != "auto" and kernels not in registry.BACKENDS:
+        raise unknown_name("kernels", kernels, ("auto", *registry.BACKENDS))
+    device = _interpreter() if name == "interpreter" else open_device(name)
+    if kernels == "auto":
+        return device
+    if kernels not in device.backends:
+        reason = registry.missing(kernels) or f"it does not run on --device {device.name}"
+        raise InputError(f"--kernels {kernels}: {reason}")
+    return replace(device, backends=(kernels,), declined=())
+
+
+def _interpreter() -> Device:
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
+    if (reason := registry.missing("triton")) is not None:
+        raise InputError(f"--device interpreter: {reason}")
+    return Device("interpreter", ("triton",))

@@ -1,0 +1,375 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+from cnnengine.bench.verify import bounds, calls, devices, judge, shapes, suite, tolerance
+from cnnengine.bench.verify.draw import Draw
+from cnnengine.cli.main import main
+from cnnengine.engine.device import open_device
+from cnnengine.engine.errors import InputError
+from cnnengine.kernels import registry, spec
+from cnnengine.kernels.errors import ShapeError
+from cnnengine.kernels.spec import Conv2d, MaxPool2d
+
+SMALL = suite.Suite("small", 3, 1, 5, 1e5, False)
+SAME = Conv2d(padding=(1, 1, 1, 1))
+
+
+class Broken(registry.Backend):
+    """The NumPy backend with `damage(arguments)` after every kernel."""
+
+    def __init__(self, damage, workspace_bytes=None):
+        super().__init__("broken", registry.load("numpy").package)
+        object.__setattr__(self, "damage", damage)
+        object.__setattr__(self, "workspace_bytes", workspace_bytes)
+
+    def function(self, name):
+        kernel = super().function(name)
+
+        def run(**arguments):
+            kernel(**arguments)
+            self.damage(arguments)
+
+        run.unchecked = run
+        return run
+
+    def choose(self, name, arguments):
+        if self.workspace_bytes is None:
+            return super().choose(name, arguments)
+        return spec.Config("numpy", workspace_bytes=self.workspace_bytes)
+
+
+def conv_call(seed=5, kind="float32"):
+    return calls.BUILDERS["conv2d"](
+        Draw(seed, "a test", kind), shapes.Conv((2, 6, 5, 3), (4, 3, 3, 3), SAME)
+    )
+
+
+def pooled_call(x):
+    out = judge.blank((1, 1, 1, 1), "float32")
+    w = np.ones((1, 1, 1, 1), np.float32)
+    given = {"x": np.array(x, np.float32).reshape(1, 2, 2, 1), "w": w, "b": None}
+    outputs = {"out": out, "code": judge.blank(out.shape, "int8")}
+    return {**given, **outputs, "op": Conv2d(), "pool": MaxPool2d((2, 2), (2, 2))}
+
+
+def test_verify__knows_calls_and_bounds_of_every_contract_function():
+    assert set(calls.BUILDERS) == set(spec.CONTRACTS)
+    assert bounds.EXACT | set(bounds.RULES) == set(spec.CONTRACTS)
+    assert not bounds.EXACT & set(bounds.RULES)
+
+
+@pytest.mark.parametrize("function", spec.CONTRACTS)
+def test_suite__numpy_passes(function):
+    device = open_device("cpu", "numpy")
+    rows = list(suite.run(device, [function], SMALL, 7))
+    assert {row["state"] for row in rows} == {"passed"}, rows
+    assert 3 <= len(rows) <= 4 or function.startswith(("batch_norm", "conv2d_relu_pool"))
+    for row in rows:
+        assert row["rms"] <= row["allowed"]
+        assert row["backend"] == "numpy"
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda a: a["out"].__setitem__((1, 2, 3, 0), 9.0), "out: relative RMS error"),
+        (lambda a: a["out"].__setitem__((1, 5, 4, 3), np.nan), "NaN or infinity: 1 of"),
+        (lambda a: a["x"].__setitem__((0, 0, 0, 0), 0.5), "wrote outside its outputs: x"),
+        (lambda a: beside(a["out"], behind=True).fill(0), "wrote outside its outputs: out"),
+        (lambda a: beside(a["w"], behind=False).fill(0), "wrote outside its outputs: w"),
+        (lambda a: a["missing"], "raised KeyError: 'missing'"),
+    ],
+)
+def test_judge__finds_damage(damage, told):
+    verdict = judge.judge("conv2d", conv_call(), Broken(damage))
+    assert verdict.state == "failed"
+    assert not verdict.ok
+    assert told in verdict.told
+
+
+def beside(view, *, behind):
+    """One element of the memory right before or behind an array."""
+    start = view.ctypes.data
+    last = sum((n - 1) * stride for n, stride in zip(view.shape, view.strides, strict=True))
+    end = start + last + view.itemsize
+    at = (end if behind else start - view.itemsize) - view.base.ctypes.data
+    return np.ndarray((1,), view.dtype, view.base, at)
+
+
+def test_judge__finds_runs_that_differ():
+    turn = iter((1.0, 1.0 + 1e-6))
+
+    def damage(arguments):
+        arguments["out"] *= np.float32(next(turn))
+
+    verdict = judge.judge("conv2d", conv_call(), Broken(damage))
+    assert verdict.told == "out: two runs differ"
+
+
+def test_judge__finds_writes_behind_the_workspace():
+    given = {"dy": np.ones((3, 4), np.float32), "out": judge.blank((4,), "float32")}
+
+    def damage(arguments):
+        if arguments.get("workspace") is not None:
+            beside(arguments["workspace"], behind=True)[...] = 1
+
+    assert judge.judge("bias_grad", given, Broken(lambda a: None, 8)).ok
+    verdict = judge.judge("bias_grad", given, Broken(damage, 8))
+    assert verdict.told == "wrote outside its outputs: the end of its workspace"
+
+
+def test_judge__passes_what_is_right_and_leaves_its_arguments_alone():
+    given = conv_call()
+    before = {n: v.tobytes() for n, v in given.items() if isinstance(v, np.ndarray)}
+    verdict = judge.judge("conv2d", given, registry.load("numpy"))
+    assert verdict.ok
+    assert verdict.told == ""
+    name, told = verdict.worst
+    assert name == "out"
+    assert 0 < told.rms < told.allowed == 2e-6
+    assert before == {n: given[n].tobytes() for n in before}
+
+
+def test_judge__runs_the_config_that_it_is_given():
+    seen = []
+    config = spec.Config("im2col", (("images", 1), ("rows", 2), ("workers", 1)), 1 << 20)
+    given = conv_call()
+    backend = Broken(lambda a: seen.append(a["config"]))
+    verdict = judge.judge("conv2d", given, backend, config)
+    assert verdict.config is config
+    assert seen == [config, config]
+
+
+def test_judge__in_place_and_pitched():
+    wide = np.zeros((2, 3, 2, 9), np.float32)
+    wide[..., 2:7] = np.random.default_rng(0).standard_normal((2, 3, 2, 5))
+    given = {"x": wide[..., 2:7], "out": judge.blank((2, 5), "float32")}
+    seen = []
+    backend = Broken(lambda a: seen.append(a["x"].strides[2]))
+    assert judge.judge("global_avg_pool2d", given, backend).ok
+    assert seen == [36, 36]
+    x = np.array([1.0, -1.0, np.nan], np.float32)
+    seen.clear()
+    backend = Broken(lambda a: seen.append(np.shares_memory(a["x"], a["out"])))
+    assert judge.judge("relu", {"x": x, "out": x}, backend).ok
+    assert seen == [True, True]
+
+
+def test_judge__codes_of_rounded_sums_count_by_the_value_they_point_at():
+    numpy, x = registry.load("numpy"), [0.3, 0.3 + 1e-7, 0.1, -0.5]
+    other = Broken(lambda a: a["code"].fill(0))  # 1e-7 less than the maximum: may round so
+    assert judge.judge("conv2d_relu_pool", pooled_call(x), numpy).ok
+    assert judge.judge("conv2d_relu_pool", pooled_call(x), other).ok
+    for code in (2, 3, spec.DEAD, 7):
+        wrong = Broken(lambda a, code=code: a["code"].fill(code))
+        assert "code: " in judge.judge("conv2d_relu_pool", pooled_call(x), wrong).told
+    tie = pooled_call([1, 1, 0, -1])  # sums are exact: the first maximum must be found
+    assert judge.judge("conv2d_relu_pool", tie, numpy).ok
+    second = Broken(lambda a: a["code"].fill(1))
+    assert "code: 1 of 1 values differ" in judge.judge("conv2d_relu_pool", tie, second).told
+
+
+def test_judge__a_refusal_is_told_and_the_answer_not_computed(monkeypatch):
+    monkeypatch.setattr(judge, "reference", lambda *a: pytest.fail("not needed"))
+    backend = Broken(lambda a: None)
+    monkeypatch.setattr(backend.package, "supports", lambda *a: "has no time")
+    verdict = judge.judge("conv2d", conv_call(), backend)
+    assert (verdict.state, verdict.told, verdict.worst) == ("not taken", "has no time", None)
+
+
+def test_question__refuses_what_the_contract_refuses():
+    given = {"x": np.zeros(3, np.float32), "out": np.zeros(4, np.float32)}
+    with pytest.raises(ShapeError, match=r"relu: out must be \(3,\)"):
+        judge.Question("relu", given)
+
+
+def test_run__is_named_by_its_seed():
+    def inputs(seed):
+        given = conv_call(seed)
+        return given["x"].tobytes()
+
+    assert inputs(1) == inputs(1) != inputs(2)
+    labels = [tuple(label for label, _ in suite.geometries("conv2d", SMALL, s)) for s in (1, 1, 2)]
+    assert labels[0] == labels[1] != labels[2]
+
+
+def test_run__tells_what_time_did_not_allow():
+    device = open_device("cpu", "numpy")
+    left = iter((1.0, 1.0, 0.0, 0.0))
+    rows = list(suite.run(device, ["relu", "add"], SMALL, 1, until=lambda: next(left)))
+    assert [row["state"] for row in rows] == ["passed"] * 2 + ["not reached"] * 2
+    assert suite.summary(rows)["not reached"] == 2
+    assert suite.refusals(rows) == [("-", "the time is over", ["relu", "add"], 2)]
+
+
+def test_run__a_function_without_a_call_fails(monkeypatch):
+    monkeypatch.delitem(calls.BUILDERS, "relu")
+    (row,) = suite.run(open_device("cpu", "numpy"), ["relu"], SMALL, 1)
+    assert (row["state"], row["told"]) == ("failed", "verify knows no call of it")
+
+
+def test_full__tries_every_type_and_every_layer():
+    full = suite.get_suite("full", "cpu")
+    labels = [label for label, _ in suite.geometries("conv2d", full, 1)]
+    layers = sum(len(s.layers) for s in suite.shapes.SUITES.values())
+    assert len(labels) == len(shapes.NASTY["conv"]) + layers
+    device = open_device("cpu", "numpy")
+    every = suite.Suite("every", 2, 0, 5, 1e5, True)
+    rows = list(suite.run(device, ["relu"], every, 1))
+    assert [row["kind"] for row in rows[:3]] == ["float16", "bfloat16", "float32"]
+    assert len(rows) == 6
+
+
+def test_kinds_of__precisions_are_those_of_products_on_a_gpu():
+    assert suite.kinds_of("conv2d", "cpu") == suite.KINDS
+    assert suite.kinds_of("conv2d", "cuda")[3:] == ("tf32x3", "tf32")
+    assert suite.kinds_of("relu", "cuda") == suite.KINDS
+    made = conv_call(kind="tf32")
+    assert made["op"].precision == "tf32"
+    assert bounds.row("conv2d", made, "out", bounds.Bound()) == "tf32"
+
+
+def test_allowed__long_sums_lose_as_the_root_of_their_length():
+    assert tolerance.allowed("float32", 1024) == 2e-6
+    assert tolerance.allowed("float32", 1025) == 2e-5
+    assert tolerance.allowed("float32", 4 << 20) == pytest.approx(4e-5)
+    with pytest.raises(KeyError, match="no tolerance for float8"):
+        tolerance.allowed("float8")
+
+
+def test_deviation__counts_units_of_the_last_place():
+    expected = np.array([1.0, 4.0, 0.0])
+    actual = expected + np.array([2.0**-23, -(2.0**-21), 0.0])
+    told = tolerance.deviation(actual, expected, "float32", floor=1.0)
+    assert told.wrong == ""
+    assert told.ulps == pytest.approx(1.0)
+    assert tolerance.deviation(actual[:2], expected, "float32").rms == np.inf
+
+
+@pytest.fixture
+def verify(monkeypatch, capsys):
+    """Run `cnnengine verify …`: (exit code, stdout, stderr)."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            main(["verify", *arguments])
+        captured = capsys.readouterr()
+        return stopped.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A quick suite of three calls for each function."""
+    monkeypatch.setitem(suite.SUITES, "quick", SMALL)
+
+
+def test_verify__prints_the_worst_call_of_every_op(verify, small):
+    code, out, err = verify("--device", "cpu", "--ops", "loss,relu", "--seed", "3")
+    assert code == 0
+    first = [line.split()[0] for line in out.splitlines()[2:]]
+    assert first == ["relu", "softmax_cross_entropy"]
+    assert "passed (4)" in out
+    assert "8 calls passed, 0 failed" in err
+    assert "--seed 3" in err
+
+
+def test_verify__lists_every_call_when_asked(verify, small):
+    ops = ("--ops", "relu", "--seed", "3", "--kernels", "numpy")
+    code, out, _ = verify("--device", "cpu", *ops, "--all")
+    assert code == 0
+    assert len(out.splitlines()) == 2 + 4
+
+
+def test_verify__json_holds_all_rows(verify, small):
+    code, out, _ = verify("--device", "cpu", "--ops", "dense", "--json", "--kernels", "numpy")
+    told = json.loads(out)
+    assert code == 0
+    assert told["counts"] == {"passed": 3, "failed": 0, "not taken": 0, "not reached": 0}
+    assert len(told["rows"]) == 3
+    assert told["machine"]["cpu"]
+    assert told["rows"][0]["shapes"]["x"]
+    assert {"rms", "ulps", "allowed", "tile", "seconds"} <= set(told["rows"][0])
+
+
+def test_verify__tells_what_was_not_taken(verify, small, monkeypatch):
+    package = registry.load("numpy").package
+    monkeypatch.setattr(package, "supports", lambda name, a: f"has no {name}")
+    code, _, err = verify("--device", "cpu", "--kernels", "numpy", "--ops", "relu,add")
+    assert code == 1
+    assert "not taken by numpy, 24 calls of relu, add: has none" in err
+    assert "0 calls passed, 0 failed, 24 not taken; nothing was verified" in err
+
+
+def test_verify__a_wrong_kernel_ends_with_one(verify, small, monkeypatch):
+    function = registry.load("numpy").function("relu")
+
+    def wrong(x, out):
+        out[...] = x
+
+    monkeypatch.setattr(function, "unchecked", wrong)
+    code, out, err = verify(
+        "--device", "cpu", "--kernels", "numpy", "--ops", "relu,add", "--seed", "2"
+    )
+    assert code == 1
+    assert "FAILED relu [" in err
+    assert "FAILED (4)" in next(line for line in out.splitlines() if line.startswith("relu"))
+    assert "4 calls passed, 4 failed" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--ops", "conv2"), "unknown op 'conv2' (did you mean conv2d"),
+        (("--suite", "quik"), "unknown suite 'quik' (did you mean quick?)"),
+        (("--device", "gpu"), "unknown device 'gpu'"),
+        (("--kernels", "numpi"), "unknown kernels 'numpi' (did you mean numpy?)"),
+        (("--device", "cpu", "--kernels", "triton"), "--kernels triton: "),
+    ],
+)
+def test_verify__wrong_words_end_in_one_line(verify, arguments, told):
+    code, out, err = verify(*arguments)
+    assert code == 2
+    assert out == ""
+    assert told in err.splitlines()[-1]
+
+
+def test_verify__without_a_gpu_ends_in_one_line(verify):
+    try:
+        open_device("cuda")
+    except InputError:
+        code, out, err = verify("--device", "cuda")
+        assert (code, out) == (2, "")
+        assert err.startswith("cnnengine: error: ")
+        assert err.count("\n") == 1
+    else:
+        pytest.skip("a GPU is here")
+
+
+def test_verify__runs_the_gpu_kernels_in_the_interpreter(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    if (reason := registry.missing("triton")) is not None:
+        pytest.skip(f"backend triton: {reason}")
+    arguments = ["verify", "--device", "interpreter", "--ops", "relu,bias_grad", "--seed", "1"]
+    code = f"from cnnengine.cli.main import main; main({arguments!r})"
+    monkeypatch.delenv("TRITON_INTERPRET")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "20 calls passed, 0 failed" in done.stderr
+    assert "triton" in done.stdout
+
+
+def test_open_for_verify__takes_one_backend():
+    assert devices.open_for_verify("cpu", "numpy").backends == ("numpy",)
+    with contextlib.suppress(InputError):  # where it was not compiled
+        assert devices.open_for_verify("cpu", "native").backends == ("native",)
