@@ -47,9 +47,7 @@ def command(
     opened = devices.open_for_verify(device, kernels)
     chosen = suites.get_suite(suite, opened.name)
     seed = secrets.randbits(32) if seed is None else seed
-    if opened.name == "interpreter":
-        output.warn("the interpreter is slow and shows no race and no miscompilation of a GPU")
-    for told in opened.declined:
+    for told in (*filter(None, [opened.warning]), *opened.declined):
         output.warn(told)
     output.note(f"verify: {opened.name}, kernels {', '.join(opened.backends)}, suite {suite}, "
                 f"--seed {seed} repeats it")  # fmt: skip

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 from ...engine.device import Device, open_device
 from ...engine.errors import InputError, unknown_name
 from ...kernels import registry
-
-DEVICES = ("auto", "cpu", "interpreter", "cuda")
 
 
 def open_for_verify(name: str, kernels: str = "auto") -> Device:
@@ -17,21 +14,12 @@ def open_for_verify(name: str, kernels: str = "auto") -> Device:
 
     Raises: InputError for an unknown name, or a device or backend that is not here.
     """
-    if name.partition(":")[0] not in DEVICES:
-        raise unknown_name("device", name, DEVICES)
     if kernels != "auto" and kernels not in registry.BACKENDS:
         raise unknown_name("kernels", kernels, ("auto", *registry.BACKENDS))
-    device = _interpreter() if name == "interpreter" else open_device(name)
+    device = open_device(name)
     if kernels == "auto":
         return device
     if kernels not in device.backends:
         reason = registry.missing(kernels) or f"it does not run on --device {device.name}"
         raise InputError(f"--kernels {kernels}: {reason}")
     return replace(device, backends=(kernels,), declined=())
-
-
-def _interpreter() -> Device:
-    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
-    if (reason := registry.missing("triton")) is not None:
-        raise InputError(f"--device interpreter: {reason}")
-    return Device("interpreter", ("triton",))
