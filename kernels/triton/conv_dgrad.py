@@ -29,7 +29,15 @@ import triton
 import triton.language as tl
 
 from .. import spec
-from .conv_forward import FEW_CHANNELS, constants, load_pixels, tile_of_program
+from .conv_forward import (
+    FEW_CHANNELS,
+    MOST_BITS,
+    constants,
+    load_pixels,
+    taps_inside,
+    tile_of_program,
+    within,
+)
 from .launch import add_in_order, cdiv, dot, large, launch, narrow, pixel_pitch, wide
 from .tiles import Tile, power_of_two
 
@@ -93,6 +101,7 @@ def _conv2d_dgrad_kernel(
     if LONG:
         row = row.to(tl.int64)
         c = c.to(tl.int64)
+        dy_pitch = tl.cast(dy_pitch, tl.int64)
     m = (row * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS))[:, None]
     n = m // columns // rows
     h = m // columns % rows * STRIDE_H + h0
@@ -105,6 +114,16 @@ def _conv2d_dgrad_kernel(
     channel_ok = c < C if C % BLOCK_CHANNELS != 0 else tl.full((1, BLOCK_CHANNELS), True, tl.int1)
     dy += group * K
     w += group * K * (R * S * C)
+    STEP_H: tl.constexpr = DILATION_H // COMMON_H  # pixels of dy from a tap to the next
+    STEP_W: tl.constexpr = DILATION_W // COMMON_W
+    TAPS_H: tl.constexpr = (R + STRIDE_H // COMMON_H - 1) // (STRIDE_H // COMMON_H)  # at most
+    TAPS_W: tl.constexpr = (S + STRIDE_W // COMMON_W - 1) // (STRIDE_W // COMMON_W)
+    BITS: tl.constexpr = TAPS_H * TAPS_W <= MOST_BITS and not FLAT
+    if BITS:
+        inside = taps_inside(p0, q0, pixel_ok, P, Q, TAPS_H, TAPS_W, -STEP_H, -STEP_W)
+    # these offsets stay: a step adds one number to them, that of its tap and filters
+    first_part = ((n * P + p0) * Q + q0) * dy_pitch + d[None, :]  # [BLOCK_PIXELS, BLOCK_DEPTH]
+    first_weight = d[:, None] * (R * S * C) + c  # [BLOCK_DEPTH, BLOCK_CHANNELS]
     total = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), tl.float32)
     for step in range(steps):
         if FLAT:
@@ -114,26 +133,30 @@ def _conv2d_dgrad_kernel(
             k_ok = t < depth
         else:
             tap = step // CHUNKS
-            k = step % CHUNKS * BLOCK_DEPTH + d
-            k_ok = k < K
+            k = step % CHUNKS * BLOCK_DEPTH
+            k_ok = k + d < K
         i = tap // s_taps
         j = tap % s_taps
         r = r0 + i * (STRIDE_H // COMMON_H)
         s = s0 + j * (STRIDE_W // COMMON_W)
-        at = k * (R * S * C) + (r * S + s) * C  # [BLOCK_DEPTH]
-        if FLAT:
-            i = i[None, :]
-            j = j[None, :]
-        p = p0 - i * (DILATION_H // COMMON_H)
-        q = q0 - j * (DILATION_W // COMMON_W)
+        at = k * (R * S * C) + (r * S + s) * C
+        # the bits are those of pixels that are ok
+        ok = (inside & (1 << (i * TAPS_W + j))) != 0 if BITS else pixel_ok
+        weight_ok = channel_ok
         if FLAT or K % BLOCK_DEPTH != 0:
-            ok = pixel_ok & k_ok[None, :]
-            weight_ok = channel_ok & k_ok[:, None]
+            ok = ok & k_ok[None, :]
+            weight_ok = weight_ok & k_ok[:, None]
+        if FLAT:
+            p = p0 - (i * STEP_H)[None, :]
+            q = q0 - (j * STEP_W)[None, :]
+            part = load_pixels(dy, n, p, q, k[None, :], ok, P, Q, dy_pitch, False)
+            weights = tl.load(w + (at[:, None] + c), mask=weight_ok, other=0.0)
         else:
-            ok = pixel_ok
-            weight_ok = channel_ok
-        part = load_pixels(dy, n, p, q, k[None, :], ok, P, Q, dy_pitch, False)
-        weights = tl.load(w + (at[:, None] + c), mask=weight_ok, other=0.0)
+            if not BITS:
+                ok = ok & within(p0 - i * STEP_H, P) & within(q0 - j * STEP_W, Q)
+            shift = (i * STEP_H * Q + j * STEP_W) * dy_pitch
+            part = tl.load(dy + (k - shift) + first_part, mask=ok, other=0.0)
+            weights = tl.load(w + at + first_weight, mask=weight_ok, other=0.0)
         total = dot(part, weights, total, PRECISION)
     pixel = (n * H + h) * W + v
     ok = pixel_ok & channel_ok

@@ -32,6 +32,7 @@ from .launch import cdiv, dot, large, launch, narrow, pixel_pitch, wide
 from .tiles import Tile
 
 FEW_CHANNELS = 16  # of a group: below, a block of the sum spans several taps
+MOST_BITS = tl.constexpr(31)  # of a number that tells which taps of a pixel lie in the image
 
 
 @triton.jit
@@ -44,13 +45,37 @@ def tile_of_program(program, row_tiles, column_tiles, GROUP_ROWS: tl.constexpr):
 
 
 @triton.jit
+def within(i, extent):
+    """0 <= i < extent, in one comparison."""
+    if i.dtype == tl.int64:
+        return i.to(tl.uint64) < tl.cast(extent, tl.uint64)
+    return i.to(tl.uint32) < tl.cast(extent, tl.uint32)
+
+
+@triton.jit
+def taps_inside(h0, w0, ok, H, W, R: tl.constexpr, S: tl.constexpr,
+                STEP_H: tl.constexpr, STEP_W: tl.constexpr):  # fmt: skip
+    """A bit for each tap, r * S + s: whether (h0 + r * STEP_H, w0 + s * STEP_W) is in the image.
+
+    Pixels that are not ok have no bits. R * S <= MOST_BITS.
+    """
+    rows = tl.zeros_like(h0).to(tl.int32)
+    for r in tl.static_range(R):
+        rows += tl.where(within(h0 + r * STEP_H, H) & ok, 1 << (r * S), 0)
+    columns = tl.zeros_like(rows)
+    for s in tl.static_range(S):
+        columns += tl.where(within(w0 + s * STEP_W, W), 1 << s, 0)
+    return rows * columns  # each bit of rows puts the columns of its row in place
+
+
+@triton.jit
 def load_pixels(x, n, h, w, c, ok, H, W, pitch, EDGE: tl.constexpr):
     """x[n, h, w, c], broadcast over its indices; zero, or the nearest pixel, outside the image."""
     if EDGE:
         h = tl.minimum(tl.maximum(h, 0), H - 1)
         w = tl.minimum(tl.maximum(w, 0), W - 1)
     else:
-        ok = ok & (h >= 0) & (h < H) & (w >= 0) & (w < W)
+        ok = ok & within(h, H) & within(w, W)
     return tl.load(x + (((n * H + h) * W + w) * pitch + c), mask=ok, other=0.0)
 
 
@@ -73,37 +98,46 @@ def _sums(
     DEPTH: tl.constexpr = R * S * C
     CHUNKS: tl.constexpr = (C + BLOCK_DEPTH - 1) // BLOCK_DEPTH
     STEPS: tl.constexpr = (DEPTH + BLOCK_DEPTH - 1) // BLOCK_DEPTH if FLAT else R * S * CHUNKS
+    BITS: tl.constexpr = not EDGE and not FLAT and R * S <= MOST_BITS
     h0 = p * STRIDE_H - TOP  # [BLOCK_PIXELS, 1]
     w0 = q * STRIDE_W - LEFT
     d = tl.arange(0, BLOCK_DEPTH)
+    if BITS:
+        inside = taps_inside(h0, w0, pixel_ok, H, W, R, S, DILATION_H, DILATION_W)
+    # these offsets stay: a step adds one number to them, that of its tap and channels
+    first_patch = ((n * H + h0) * W + w0) * pitch + d[None, :]  # [BLOCK_PIXELS, BLOCK_DEPTH]
+    first_weight = k * DEPTH + d[:, None]  # [BLOCK_DEPTH, BLOCK_FILTERS]
     # without a mask where no tile hangs over the last filter
     filter_ok = k < K if K % BLOCK_FILTERS != 0 else tl.full((1, BLOCK_FILTERS), True, tl.int1)
     total = tl.zeros((BLOCK_PIXELS, BLOCK_FILTERS), tl.float32)
     for step in range(STEPS):
         if FLAT:
-            t = step * BLOCK_DEPTH + d  # [BLOCK_DEPTH], (r, s, c) as one number
-            t_ok = t < DEPTH
+            at = step * BLOCK_DEPTH
+            t = at + d  # [BLOCK_DEPTH], (r, s, c) as one number
+            depth_ok = t < DEPTH
             c = (t % C)[None, :]
-            r = (t // C // S)[None, :]
-            s = (t // C % S)[None, :]
+            h = h0 + (t // C // S * DILATION_H)[None, :]
+            v = w0 + (t // C % S * DILATION_W)[None, :]
         else:
             tap = step // CHUNKS
-            channel = step % CHUNKS * BLOCK_DEPTH + d
-            t = tap * C + channel
-            t_ok = channel < C
-            c = channel[None, :]
-            r = tap // S
-            s = tap % S
+            channel = step % CHUNKS * BLOCK_DEPTH
+            at = tap * C + channel
+            depth_ok = channel + d < C
+            c = channel + d[None, :]
+            h = h0 + tap // S * DILATION_H
+            v = w0 + tap % S * DILATION_W
+        # the bits are those of pixels that are ok
+        ok = (inside & (1 << tap)) != 0 if BITS else pixel_ok
+        weight_ok = filter_ok
         if FLAT or C % BLOCK_DEPTH != 0:
-            ok = pixel_ok & t_ok[None, :]
-            weight_ok = filter_ok & t_ok[:, None]
+            ok = ok & depth_ok[None, :]
+            weight_ok = weight_ok & depth_ok[:, None]
+        if BITS:
+            shift = (tap // S * DILATION_H * W + tap % S * DILATION_W) * pitch + channel
+            patches = tl.load(x + shift + first_patch, mask=ok, other=0.0)
         else:
-            ok = pixel_ok
-            weight_ok = filter_ok
-        h = h0 + r * DILATION_H
-        v = w0 + s * DILATION_W
-        patches = load_pixels(x, n, h, v, c, ok, H, W, pitch, EDGE)
-        weights = tl.load(w + (k * DEPTH + t[:, None]), mask=weight_ok, other=0.0)
+            patches = load_pixels(x, n, h, v, c, ok, H, W, pitch, EDGE)
+        weights = tl.load(w + at + first_weight, mask=weight_ok, other=0.0)
         total = dot(patches, weights, total, PRECISION)
     return total
 
@@ -136,6 +170,7 @@ def _conv2d_kernel(
     if LONG:
         row = row.to(tl.int64)
         k = k.to(tl.int64)
+        x_pitch = tl.cast(x_pitch, tl.int64)
     m = (row * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS))[:, None]
     total = _sums(
         x + group * C, w + group * K * (R * S * C), m // Q // P, m // Q % P, m % Q, m < pixels, k,
@@ -189,6 +224,7 @@ def _conv2d_relu_pool_kernel(
     if LONG:
         row = row.to(tl.int64)
         k = k.to(tl.int64)
+        x_pitch = tl.cast(x_pitch, tl.int64)
     i = tl.arange(0, BLOCK_PIXELS)[:, None]
     m = row * BLOCK_WINDOWS + i // 4  # the window of each pixel
     p = m // COLUMNS % ROWS * 2 + i % 4 // 2

@@ -37,7 +37,7 @@ def _conv2d_wgrad_kernel(
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
     TOP: tl.constexpr, LEFT: tl.constexpr,
-    EDGE: tl.constexpr, PRECISION: tl.constexpr, LONG: tl.constexpr,
+    EDGE: tl.constexpr, PRECISION: tl.constexpr, LONG: tl.constexpr, EVEN: tl.constexpr,
     BLOCK_FILTERS: tl.constexpr, BLOCK_TAPS: tl.constexpr, BLOCK_DEPTH: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -65,22 +65,37 @@ def _conv2d_wgrad_kernel(
         c = c.to(tl.int64)
         first = split.to(tl.int64) * steps * BLOCK_DEPTH
     m = first + tl.arange(0, BLOCK_DEPTH)  # [BLOCK_DEPTH] pixels of dy
+    q = (m % Q)[:, None]  # [BLOCK_DEPTH, 1]
+    p = (m // Q % P)[:, None]
+    n = (m // Q // P)[:, None]
+    part_at = m[None, :] * dy_pitch + k  # [BLOCK_FILTERS, BLOCK_DEPTH]
     x += group * C
     dy += group * K
     total = tl.zeros((BLOCK_FILTERS, BLOCK_TAPS), tl.float32)
-    for _ in range(steps):
-        pixel_ok = m < pixels
-        h = (m // Q % P * STRIDE_H - TOP)[:, None] + r * DILATION_H
-        v = (m % Q * STRIDE_W - LEFT)[:, None] + s * DILATION_W
-        n = (m // Q // P)[:, None]
+    last = (pixels - first + BLOCK_DEPTH - 1) // BLOCK_DEPTH
+    for _ in range(tl.minimum(steps, last.to(tl.int32))):
+        pixel_ok = m < pixels if not EVEN else tl.full((BLOCK_DEPTH,), True, tl.int1)
+        h = p * STRIDE_H + (r * DILATION_H - TOP)
+        v = q * STRIDE_W + (s * DILATION_W - LEFT)
         ok = pixel_ok[:, None]
         if TAPS % BLOCK_TAPS != 0:
             ok = ok & (t < TAPS)
         patches = load_pixels(x, n, h, v, c, ok, H, W, x_pitch, EDGE)  # [BLOCK_DEPTH, BLOCK_TAPS]
-        part_ok = pixel_ok[None, :] & (k < K)
-        part = tl.load(dy + (m[None, :] * dy_pitch + k), mask=part_ok, other=0.0)
+        part_ok = pixel_ok[None, :]
+        if K % BLOCK_FILTERS != 0:
+            part_ok = part_ok & (k < K)
+        part = tl.load(dy + part_at, mask=part_ok, other=0.0)
         total = dot(part, patches, total, PRECISION)
+        # BLOCK_DEPTH pixels on, by carries: divisions by P and Q would take half of the loop
         m += BLOCK_DEPTH
+        dy += BLOCK_DEPTH * dy_pitch
+        q += BLOCK_DEPTH % Q
+        over = q >= Q
+        q = tl.where(over, q - Q, q)
+        p += BLOCK_DEPTH // Q % P + over.to(tl.int32)
+        over = p >= P
+        p = tl.where(over, p - P, p)
+        n += BLOCK_DEPTH // Q // P + over.to(tl.int32)
     at = (split * (GROUPS * K) + group * K + k) * TAPS + t
     tl.store(out + at, total, mask=(k < K) & (t < TAPS))
 
@@ -110,6 +125,7 @@ def wgrad(x: Any, dy: Any, out: Any, op: spec.Conv2d, tile: Tile, parts: int, me
         *(parts, cdiv(cdiv(pixels, tile.depth), parts), pixel_pitch(x), pixel_pitch(dy)),
         **constants(op, out.shape),
         EDGE=op.padding_mode == "edge",
+        EVEN=pixels % tile.depth == 0,
         LONG=large(x, dy) or parts * out.size >= 2**31,
         **{"BLOCK_FILTERS": tile.rows, "BLOCK_TAPS": tile.columns, "BLOCK_DEPTH": tile.depth},
         **{"GROUP_ROWS": tile.group, "warps": tile.warps, "stages": tile.stages},
