@@ -19,6 +19,7 @@ from .. import spec
 from ..errors import UnsupportedError
 from ..numpy.threads import get_threads
 from ..spec.contract import Array, Config, Out, dtype_name, implements
+from ..spec.grid import border
 from . import library, plan
 from .plan import address, pixel_pitch
 
@@ -31,6 +32,12 @@ def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
     for name in ("x", "dy", "out"):
         if name in arguments and arguments[name].dtype != "float32":
             return f"computes in float32 only, {name} is {dtype_name(arguments[name])}"
+    images = {name: arguments.get(name) for name in ("x", "dy", "residual", "mask", "out")}
+    if function == "conv2d_wgrad":
+        images.pop("out")
+    for name, image in images.items():
+        if image is not None and any(border(image)):
+            return f"takes no array with a border of zeros, {name} has one"
     for name in ("x", "w", "dy", "out"):
         if name in arguments and math.prod(arguments[name].shape) >= MOST_ELEMENTS:
             return f"takes arrays of fewer than {MOST_ELEMENTS} elements, {name} has more"
@@ -123,7 +130,8 @@ def conv2d(
         p.residual, p.relu, p.packed = address(residual), relu, address(shared[0])
         p.x_pitch, p.out_pitch, p.residual_pitch = _pitch(x), _pitch(out), _pitch(residual)
 
-    _run("conv2d", "correlate", {"x": x, "w": w, "out": out, "op": op}, workspace, config, fill)
+    arguments = {"x": x, "w": w, "out": out, "op": op, "residual": residual}
+    _run("conv2d", "correlate", arguments, workspace, config, fill)
 
 
 @implements(spec.conv2d_relu_pool)
@@ -170,7 +178,7 @@ def conv2d_dgrad(
         p.x_pitch, p.out_pitch, p.mask_pitch = _pitch(dy), _pitch(out), _pitch(mask)
         p.db = None if db is None else address(shared[1])
 
-    arguments = {"dy": dy, "w": w, "out": out, "op": op, "db": db}
+    arguments = {"dy": dy, "w": w, "out": out, "op": op, "mask": mask, "db": db}
     _run("conv2d_dgrad", "correlate", arguments, workspace, config, fill)
 
 

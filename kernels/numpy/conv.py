@@ -29,6 +29,7 @@ from .. import spec
 from ..spec import Config, Conv2d, MaxPool2d
 from ..spec.contract import Array, Out
 from . import winograd
+from .border import zero_border
 from .compute import column_sums, for_chunks, rows_per_chunk, select
 from .conv_plan import choose, plan
 from .correlate import correlate, correlate_folded, forward_weights, run, transposed_weights
@@ -77,6 +78,7 @@ def conv2d(
             np.maximum(y, 0, out=y)
 
     correlate(todo, scratch, x, weights, finish, out)
+    zero_border(out)
 
 
 @spec.implements(spec.conv2d_dgrad)
@@ -108,6 +110,7 @@ def conv2d_dgrad(
         correlate_folded(todo, scratch, dy, weights, finish, out, op.padding)
     else:
         correlate(todo, scratch, dy, weights, finish, out)
+    zero_border(out)
     if db is not None:
         np.add.reduce(sums, axis=0, out=db)
 
@@ -175,6 +178,7 @@ def conv2d_relu_pool(
         _relu_pool(y, pooled.of(out), None if code is None else pooled.of(code))
 
     correlate(todo, scratch, x, weights, finish, None)
+    zero_border(out)
 
 
 @spec.implements(spec.conv2d_relu_pool_backward)
@@ -206,6 +210,7 @@ def conv2d_relu_pool_backward(
             sums[n0 // images] = column_sums(alive.reshape(-1, k))
 
     for_chunks(n, images, task)
+    zero_border(out)
     if db is not None:
         np.add.reduce(sums, axis=0, out=db)
 

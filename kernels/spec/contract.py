@@ -14,8 +14,8 @@ and `.dtype` (and `.strides` where there is one), so they also hold for values o
 have no memory.
 
 Layout: activations are NHWC and may be channel slices of a wider buffer ("pitched": the last
-stride is one element and the others are those of a contiguous array with more channels). All
-other arrays are C-contiguous.
+stride is one element and the others are those of a contiguous array with more channels). Those of
+convolutions may also have a border of zeros (`grid.py`). All other arrays are C-contiguous.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The contract of convolution: forward, both gradients, and the fused forms.
 
 Letters: N images, H x W input, C channels, K filters, R x S filter size, P x Q output. Activations
-are NHWC, weights KRSC (`[K, R, S, C / groups]`). Deep-learning "convolution" is cross-correlation:
+are NHWC and may have a border of zeros (`grid.py`), weights are KRSC (`[K, R, S, C / groups]`).
+Deep-learning "convolution" is cross-correlation:
 
     y[n,p,q,k] = b[k] + sum over r,s,c of w[k,r,s,c] * x[n,h,v,c]
     with h = p * stride_h + r * dilation_h - top  and  v = q * stride_w + s * dilation_w - left
@@ -29,9 +30,9 @@ from .contract import (
     has_rank,
     has_shape,
     pair,
-    pitched,
     same_float,
 )
+from .grid import bordered
 from .pool import MaxPool2d
 
 Shape = tuple[int, ...]
@@ -153,7 +154,7 @@ def conv2d(
     dtype = same_float("conv2d", x=x, w=w, out=out, residual=residual)
     has_shape("conv2d", op.output_shape(x.shape, w.shape), out=out, residual=residual)
     _epilogue("conv2d", w, b, out, dtype)
-    pitched("conv2d", x=x, residual=residual, out=out)
+    bordered("conv2d", x=x, residual=residual, out=out)
     disjoint("conv2d", out, x=x, w=w, b=b, residual=residual)
 
 
@@ -185,7 +186,7 @@ def conv2d_dgrad(
     has_shape("conv2d_dgrad", (out.shape[3],), db=db)
     has_dtype("conv2d_dgrad", accumulator(dtype), db=db)
     contiguous("conv2d_dgrad", w=w, db=db)
-    pitched("conv2d_dgrad", dy=dy, mask=mask, out=out)
+    bordered("conv2d_dgrad", dy=dy, mask=mask, out=out)
     disjoint("conv2d_dgrad", out, dy=dy, w=w, mask=mask, db=db)
 
 
@@ -211,7 +212,7 @@ def conv2d_wgrad(
     has_dtype("conv2d_wgrad", accumulator(dtype), out=out)
     has_shape("conv2d_wgrad", op.output_shape(x.shape, out.shape, "conv2d_wgrad"), dy=dy)
     contiguous("conv2d_wgrad", out=out)
-    pitched("conv2d_wgrad", x=x, dy=dy)
+    bordered("conv2d_wgrad", x=x, dy=dy)
     disjoint("conv2d_wgrad", out, x=x, dy=dy)
 
 
@@ -253,7 +254,7 @@ def conv2d_relu_pool(
     has_dtype("conv2d_relu_pool", "int8", code=code)
     _epilogue("conv2d_relu_pool", w, b, out, dtype)
     contiguous("conv2d_relu_pool", code=code)
-    pitched("conv2d_relu_pool", x=x, out=out)
+    bordered("conv2d_relu_pool", x=x, out=out)
     disjoint("conv2d_relu_pool", out, x=x, w=w, b=b, code=code)
 
 
@@ -285,5 +286,5 @@ def conv2d_relu_pool_backward(
     has_shape(name, (out.shape[3],), db=db)
     has_dtype(name, accumulator(dtype), db=db)
     contiguous(name, code=code, db=db)
-    pitched(name, dy=dy, out=out)
+    bordered(name, dy=dy, out=out)
     disjoint(name, out, dy=dy, code=code, db=db)

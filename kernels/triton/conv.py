@@ -1,10 +1,12 @@
-"""Convolution on the GPU: implicit matrix products that gather their patches by address.
+"""Convolution on the GPU: matrix products on patches that are gathered, or that lie in a border.
 
 One file for each method; each stands on its own:
 
     conv_forward.py   conv2d, with bias, residual and ReLU; conv2d_relu_pool, one kernel for all
     conv_dgrad.py     the gradient of x, by phases of the stride, with ReLU mask and bias gradient
     conv_wgrad.py     the gradient of w, split over the pixels and added in order
+    conv_halo.py      forward and dgrad of stride 1 on images with a border of zeros, on sm_90
+    conv_halo_wgrad.py  the gradient of w on such images
     conv_unpool.py    the backward of the fused pool, from the pooled gradient and the codes
 
 Every stride, dilation, group count and padding is taken, in float32, float16 and bfloat16; sums are
@@ -15,12 +17,15 @@ float32 and rounded once. `Conv2d.precision` is how tensor cores form float32 pr
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .. import spec
 from ..spec import Config, Conv2d, MaxPool2d
 from ..spec.contract import Array, Out, dtype_name
-from . import conv_unpool
+from ..spec.grid import positions
+from . import conv_halo, conv_halo_wgrad, conv_unpool
+from .border import zero_border
 from .conv_dgrad import dgrad, scratch_floats
 from .conv_forward import FEW_CHANNELS, forward, forward_pooled
 from .conv_wgrad import splits, wgrad
@@ -36,6 +41,8 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
         size = 4 * conv_unpool.row_tiles(shape) * shape[3] if summed else 0
         return Config("gather", (), size, "bound by memory: one pixel is one read and one write")
     op, out = arguments["op"], tuple(arguments["out"].shape)
+    if function in conv_halo.READ and conv_halo.declined(function, arguments) is None:
+        return _choose_halo(function, arguments)
     if function == "conv2d_wgrad":
         x = tuple(arguments["x"].shape)
         n, p, q, k = op.output_shape(x, out)
@@ -63,6 +70,25 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
     depth = w[3] if w[3] >= FEW_CHANNELS else w[1] * w[2] * w[3]
     tile = _tile(pixels, columns, depth, dtype, op)
     return Config("implicit-gemm", tile.items(), 0, f"[{pixels}, {columns}] a group, gathered")
+
+
+def _choose_halo(function: str, arguments: Mapping[str, Any]) -> Config:
+    """The same for a call that needs no gather."""
+    op, source = arguments["op"], arguments[conv_halo.READ[function][0]]
+    k, r, s, c = arguments["out" if function == "conv2d_wgrad" else "w"].shape
+    count, dtype = positions(source), dtype_name(source)
+    reason = f"{count} positions of one matrix, taps are shifts of its rows"
+    if function == "conv2d_wgrad":
+        tile = product_tile(k, c, count, dtype, op.precision)
+        parts = splits(tile, count, (k, r, s, c), 1)
+        size = 4 * parts * k * r * s * c if parts > 1 else 0
+        tiled = (*tile.items(), ("splits", parts))
+        return Config("halo", tiled, size, f"{reason}; {parts} splits, added in order")
+    columns, depth = (c, k) if function == "conv2d_dgrad" else (k, c)
+    tile = _tile(count, columns, depth, dtype, op)
+    tile = replace(tile, depth=min(tile.depth, depth & -depth))  # blocks of whole taps
+    size = 4 * -(-count // tile.rows) * c if arguments.get("db") is not None else 0
+    return Config("halo", tile.items(), size, reason)
 
 
 def _tile(rows: int, columns: int, depth: int, dtype: str, op: Conv2d, phases: int = 1) -> Tile:
@@ -100,7 +126,11 @@ def conv2d(
     arguments = {"x": x, "w": w, "out": out, "op": op}
     arrays = {"x": x, "w": w, "b": b, "out": out, "residual": residual}
     config, _ = _ready("conv2d", arguments, config, workspace, **arrays)
-    forward(x, w, b, residual, out, op, relu, _tile_of(config))
+    if config.algorithm != "halo":
+        forward(x, w, b, residual, out, op, relu, _tile_of(config))
+        zero_border(out)
+    elif not conv_halo.forward(x, w, b, residual, out, op, relu, _tile_of(config)):
+        zero_border(out)
 
 
 @spec.implements(spec.conv2d_dgrad)
@@ -116,10 +146,14 @@ def conv2d_dgrad(
     config: Config | None = None,
 ) -> None:
     """`spec.conv2d_dgrad`: all phases of the stride in one launch, mask and db in its epilogue."""
-    arguments = {"w": w, "out": out, "op": op, "db": db}
+    arguments = {"dy": dy, "w": w, "out": out, "op": op, "db": db}
     arrays = {"dy": dy, "w": w, "out": out, "mask": mask, "db": db}
     config, memory = _ready("conv2d_dgrad", arguments, config, workspace, **arrays)
-    dgrad(dy, w, out, mask, db, op, _tile_of(config), memory)
+    if config.algorithm != "halo":
+        dgrad(dy, w, out, mask, db, op, _tile_of(config), memory)
+        zero_border(out)
+    elif not conv_halo.dgrad(dy, w, out, mask, db, op, _tile_of(config), memory):
+        zero_border(out)
 
 
 @spec.implements(spec.conv2d_wgrad)
@@ -136,7 +170,8 @@ def conv2d_wgrad(
     arguments = {"x": x, "dy": dy, "out": out, "op": op}
     arrays = {"x": x, "dy": dy, "out": out}
     config, memory = _ready("conv2d_wgrad", arguments, config, workspace, **arrays)
-    wgrad(x, dy, out, op, _tile_of(config), config["splits"], memory)
+    run = conv_halo_wgrad.wgrad if config.algorithm == "halo" else wgrad
+    run(x, dy, out, op, _tile_of(config), config["splits"], memory)
 
 
 @spec.implements(spec.conv2d_relu_pool)

@@ -1,0 +1,77 @@
+"""Where the pixels of an NHWC array lie: in order, or with a border of zeros around the images.
+
+An activation may lie in a buffer whose rows are longer than W and whose images are higher than H,
+like `buffer[:, :H, :W]` of [N, H + rows, W + columns, C]. The elements between its first and its
+last pixel that are no pixels are its border. The border holds zeros: a function that takes bordered
+arrays counts on them in what it reads and writes them in what it writes. So a convolution finds the
+zeros of its padding in memory and never asks which pixels lie outside.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..errors import ShapeError
+from .contract import Array
+
+
+class Grid(NamedTuple):
+    """Pixel (n, h, w) begins at element ((n * lines + h) * line + w) * pitch."""
+
+    pitch: int  # elements from pixel to pixel
+    line: int  # pixels from row to row: W and the columns of the border
+    lines: int  # rows from image to image: H and the rows of the border
+
+
+def grid(array: Array) -> Grid:
+    """The grid of an NHWC array, or of a graph's value, which may have a `border`.
+
+    Where an axis of extent 1 leaves it open, there is no border. Raises: ShapeError.
+    """
+    if (found := _grid(array)) is None:
+        raise ShapeError(f"not NHWC: shape={tuple(array.shape)}, strides={array.strides} bytes")
+    return found
+
+
+def _grid(array: Array) -> Grid | None:
+    n, h, w, c = array.shape
+    strides = getattr(array, "strides", None)
+    if strides is None:
+        rows, columns = getattr(array, "border", (0, 0))
+        return Grid(c, w + columns, h + rows)
+    if 0 in array.shape:
+        return Grid(c, w, h)
+    image, row, pixel = (stride // array.dtype.itemsize for stride in strides[:3])
+    pitch = pixel if w > 1 else row if h > 1 else image if n > 1 else c
+    line = row // pitch if w > 1 and h > 1 and pitch > 0 else w
+    lines = image // (line * pitch) if n > 1 and line * pitch > 0 else h
+    steps = (lines * line * pitch, line * pitch, pitch, 1)
+    fits = all(
+        extent == 1 or stride == step * array.dtype.itemsize
+        for extent, stride, step in zip(array.shape, strides, steps, strict=True)
+    )
+    return Grid(pitch, line, lines) if fits and pitch >= c and line >= w and lines >= h else None
+
+
+def border(array: Array) -> tuple[int, int]:
+    """(rows below, columns to the right) of the border of an NHWC array or graph's value."""
+    _, line, lines = grid(array)
+    return lines - array.shape[1], line - array.shape[2]
+
+
+def positions(array: Array) -> int:
+    """The pixels of an NHWC array and of its border, from its first pixel to its last."""
+    n, h, w, _ = array.shape
+    of = grid(array)
+    return ((n - 1) * of.lines + h - 1) * of.line + w if n else 0
+
+
+def bordered(function: str, **arrays: Array | None) -> None:
+    """Require NHWC order; slices of channels and a border are allowed (None is left out)."""
+    for name, array in arrays.items():
+        if array is not None and _grid(array) is None:
+            raise ShapeError(
+                f"{function}: {name} must be NHWC (channels together, pixels in order, perhaps "
+                f"with a border of zeros to the right and below); "
+                f"shape={tuple(array.shape)}, strides={array.strides} bytes"
+            )

@@ -1,0 +1,282 @@
+"""Convolution without a gather: the image as one long matrix, taps as shifts of its rows.
+
+For stride 1 and an output of the input's size. An image batch with a border of zeros, one run of
+columns to the right of each row and one of rows below each image, is a matrix x [positions, C] in
+which the neighbour at tap (r, s) of every pixel is the same number of rows away:
+
+    out[g, k] = sum over r,s,c of x[g + (r - top) * line + (s - left), c] * w[k, r, s, c]
+
+where `line` is the length of a row with its border. A step to the left of the first column lands
+in the border of the row above, so one border serves both sides; so do the rows below an image for
+the next one, and outside the matrix the copy engine (TMA) reads zeros. Hence no address is computed
+per pixel and nothing is masked: each step of the sum is one block of x and one of w, fetched as
+they lie. A 1x1 filter needs no border at all. The price are the positions of the border, whose sums
+are formed and thrown away: (H + rows) * (W + columns) / (H * W) of the work.
+
+dgrad is the same with the shifts turned round: dx[g, c] = sum of dy[g - shift, k] * w[k, r, s, c].
+
+Outputs may have a border too, or none: positions that are pixels go to their place, and where out
+has the grid of x the zeros of its border are written on the way.
+"""
+
+# pyright: reportArgumentType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
+# (inside a kernel numbers, blocks and constants mix in ways that Triton's annotations do not tell)
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from .. import spec
+from ..spec.contract import ITEMSIZE, dtype_name
+from ..spec.grid import Grid, border, grid, positions
+from .conv_forward import tile_of_program
+from .launch import (
+    LARGE,
+    add_in_order,
+    cdiv,
+    descriptor,
+    dot,
+    fetches_blocks,
+    launch,
+    narrow,
+    wide,
+)
+from .tiles import LEAST, Tile
+
+READ = {"conv2d": ("x",), "conv2d_dgrad": ("dy",), "conv2d_wgrad": ("x", "dy")}  # with a border
+
+
+@triton.jit
+def _shifted_sums(
+    a,  # [positions, A_CHANNELS] by [BLOCK_POSITIONS, BLOCK_DEPTH]: x, or dy for dgrad
+    w,  # [K, R*S*C] by [BLOCK_COLUMNS, BLOCK_DEPTH], or by [BLOCK_DEPTH, BLOCK_COLUMNS] for dgrad
+    first, column,  # of the tile
+    line,  # positions of a row of pixels and its border
+    C: tl.constexpr, R: tl.constexpr, S: tl.constexpr, TOP: tl.constexpr, LEFT: tl.constexpr,
+    DEPTH: tl.constexpr,  # channels that are summed: C, or K for dgrad
+    DGRAD: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_POSITIONS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, BLOCK_DEPTH: tl.constexpr,
+):  # fmt: skip
+    """The tile's sums [BLOCK_POSITIONS, BLOCK_COLUMNS] in float32; BLOCK_DEPTH divides DEPTH."""
+    CHUNKS: tl.constexpr = DEPTH // BLOCK_DEPTH
+    total = tl.zeros((BLOCK_POSITIONS, BLOCK_COLUMNS), tl.float32)
+    for step in range(R * S * CHUNKS):
+        tap = step // CHUNKS
+        depth = step % CHUNKS * BLOCK_DEPTH
+        shift = (tap // S - TOP) * line + (tap % S - LEFT)
+        if DGRAD:
+            block = a.load([first - shift, depth])
+            weights = w.load([depth, tap * C + column])
+        else:
+            block = a.load([first + shift, depth])
+            weights = w.load([column, tap * C + depth]).T
+        total = dot(block, weights, total, PRECISION)
+    return total
+
+
+@triton.jit
+def _pixels(first, positions, H, W, lines, line, BLOCK_POSITIONS: tl.constexpr, LONG: tl.constexpr):
+    """(position, image, row, column, whether it is a pixel) of a tile, each [BLOCK_POSITIONS, 1].
+
+    `lines` is the number of rows of an image with its border.
+    """
+    if LONG:
+        first = first.to(tl.int64)
+    g = (first + tl.arange(0, BLOCK_POSITIONS))[:, None]
+    h = g // line % lines
+    v = g % line
+    return g, g // line // lines, h, v, (g < positions) & (h < H) & (v < W)
+
+
+@triton.jit
+def _conv2d_halo_kernel(
+    x,  # [positions, C] by [BLOCK_POSITIONS, BLOCK_DEPTH]
+    w,  # [K, R*S*C] by [BLOCK_FILTERS, BLOCK_DEPTH]
+    b,  # [K] float32 or None
+    residual,  # [N, H, W, K] or None
+    out,  # [N, H, W, K]
+    positions, H, W, lines, line,
+    residual_lines, residual_line, residual_pitch,
+    out_lines, out_line, out_pitch,
+    C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
+    TOP: tl.constexpr, LEFT: tl.constexpr, PRECISION: tl.constexpr, RELU: tl.constexpr,
+    SAME_GRID: tl.constexpr,  # out's border is that of x, and is written
+    LONG: tl.constexpr,
+    BLOCK_POSITIONS: tl.constexpr, BLOCK_FILTERS: tl.constexpr, BLOCK_DEPTH: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+):  # fmt: skip
+    """One tile [BLOCK_POSITIONS, BLOCK_FILTERS] of out."""
+    row_tiles = tl.cdiv(positions, BLOCK_POSITIONS)
+    column_tiles: tl.constexpr = (K + BLOCK_FILTERS - 1) // BLOCK_FILTERS
+    row, column = tile_of_program(tl.program_id(0), row_tiles, column_tiles, GROUP_ROWS)
+    first = row * BLOCK_POSITIONS
+    total = _shifted_sums(
+        x, w, first, column * BLOCK_FILTERS, line, C, R, S, TOP, LEFT, C, False, PRECISION,
+        BLOCK_POSITIONS, BLOCK_FILTERS, BLOCK_DEPTH,
+    )  # fmt: skip
+    g, n, h, v, is_pixel = _pixels(first, positions, H, W, lines, line, BLOCK_POSITIONS, LONG)
+    k = (column * BLOCK_FILTERS + tl.arange(0, BLOCK_FILTERS))[None, :]
+    ok = is_pixel & (k < K)
+    if b is not None:
+        total += tl.load(b + k, mask=k < K, other=0.0)
+    if residual is not None:
+        at = ((n * residual_lines + h) * residual_line + v) * residual_pitch + k
+        total += wide(tl.load(residual + at, mask=ok, other=0.0))
+    if RELU:
+        total = tl.where(total < 0, 0.0, total)  # a NaN is not below 0
+    if SAME_GRID:
+        total = tl.where(is_pixel, total, 0.0)
+        at = g * out_pitch + k
+        ok = (g < positions) & (k < K)
+    else:
+        at = ((n * out_lines + h) * out_line + v) * out_pitch + k
+    tl.store(out + at, narrow(total, out.dtype.element_ty), mask=ok)
+
+
+@triton.jit
+def _conv2d_dgrad_halo_kernel(
+    dy,  # [positions, K] by [BLOCK_POSITIONS, BLOCK_DEPTH]
+    w,  # [K, R*S*C] by [BLOCK_DEPTH, BLOCK_CHANNELS]
+    out,  # [N, H, W, C]
+    mask,  # [N, H, W, C] or None
+    sums,  # [row tiles, C] float32 or None: the shares of db
+    positions, H, W, lines, line,
+    mask_lines, mask_line, mask_pitch,
+    out_lines, out_line, out_pitch,
+    C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
+    TOP: tl.constexpr, LEFT: tl.constexpr, PRECISION: tl.constexpr,
+    SAME_GRID: tl.constexpr,  # out's border is that of dy, and is written
+    LONG: tl.constexpr,
+    BLOCK_POSITIONS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_DEPTH: tl.constexpr,
+    GROUP_ROWS: tl.constexpr,
+):  # fmt: skip
+    """One tile [BLOCK_POSITIONS, BLOCK_CHANNELS] of out."""
+    row_tiles = tl.cdiv(positions, BLOCK_POSITIONS)
+    column_tiles: tl.constexpr = (C + BLOCK_CHANNELS - 1) // BLOCK_CHANNELS
+    row, column = tile_of_program(tl.program_id(0), row_tiles, column_tiles, GROUP_ROWS)
+    first = row * BLOCK_POSITIONS
+    total = _shifted_sums(
+        dy, w, first, column * BLOCK_CHANNELS, line, C, R, S, TOP, LEFT, K, True, PRECISION,
+        BLOCK_POSITIONS, BLOCK_CHANNELS, BLOCK_DEPTH,
+    )  # fmt: skip
+    g, n, h, v, is_pixel = _pixels(first, positions, H, W, lines, line, BLOCK_POSITIONS, LONG)
+    c = (column * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS))[None, :]
+    ok = is_pixel & (c < C)
+    total = tl.where(is_pixel, total, 0.0)
+    if mask is not None:
+        at = ((n * mask_lines + h) * mask_line + v) * mask_pitch + c
+        gate = tl.load(mask + at, mask=ok, other=0.0)
+        total = tl.where(wide(gate) <= 0, 0.0, total)  # a NaN is not below 0
+    if sums is not None:
+        tl.store(sums + (row * C + c), tl.sum(total, 0)[None, :], mask=c < C)
+    if SAME_GRID:
+        at = g * out_pitch + c
+        ok = (g < positions) & (c < C)
+    else:
+        at = ((n * out_lines + h) * out_line + v) * out_pitch + c
+    tl.store(out + at, narrow(total, out.dtype.element_ty), mask=ok)
+
+
+def declined(function: str, arguments: Mapping[str, Any]) -> str | None:
+    """Why a convolution has to be gathered, from shapes, types and borders; None if it has not."""
+    op = arguments["op"]
+    k, r, s, c = arguments["out" if function == "conv2d_wgrad" else "w"].shape
+    sources = [arguments[name] for name in READ[function]]
+    dtype = dtype_name(sources[0])
+    top, bottom, left, right = op.padding
+    if not fetches_blocks():
+        return "no copy engine (needs sm_90)"
+    if (op.stride, op.dilation, op.groups) != ((1, 1), (1, 1), 1):
+        return "not of stride 1, dilation 1 and one group"
+    if (top + bottom, left + right) != (r - 1, s - 1):
+        return "out is not of the size of x"
+    if op.padding_mode != "zeros" and any(op.padding):
+        return f"padding is {op.padding_mode!r}"
+    summed = {"conv2d": (c,), "conv2d_dgrad": (k,), "conv2d_wgrad": ()}[function]
+    if any(count % LEAST for count in summed):
+        return f"{summed[0]} channels are no multiple of {LEAST}"
+    if any(count * ITEMSIZE[dtype] % 16 for count in (c, *(grid(a).pitch for a in sources))):
+        return f"pixels or taps do not start at multiples of 16 bytes ({c} channels of {dtype})"
+    needed = (max(top, bottom), max(left, right))
+    borders = [border(a) for a in sources]
+    if any(b[0] < needed[0] or b[1] < needed[1] for b in borders):
+        told = ", ".join(f"{n} {b}" for n, b in zip(READ[function], borders, strict=True))
+        return f"needs a border of {needed}, has {told}"
+    if any(b != borders[0] for b in borders):
+        return "x and dy have different borders"
+    return None
+
+
+def _arguments(source: Any, other: Any, out: Any) -> tuple[list[Any], dict[str, Any]]:
+    """The numbers and constants about places that the two kernels share."""
+    here, there = grid(source), grid(out)
+    n, h, w, _ = out.shape
+    beside = Grid(0, 0, 0) if other is None else grid(other)
+    count = positions(source)
+    numbers = [count, h, w, here.lines, here.line, beside.lines, beside.line, beside.pitch]
+    grids = [(a, grid(a)) for a in (other, out) if a is not None]
+    last = max(n * g.lines * g.line * g.pitch for _, g in grids)
+    constants = {
+        "SAME_GRID": (here.lines, here.line) == (there.lines, there.line),
+        "LONG": last >= LARGE,
+    }
+    return [*numbers, there.lines, there.line, there.pitch], constants
+
+
+def _geometry(op: spec.Conv2d, w: Any, tile: Tile) -> dict[str, Any]:
+    k, r, s, c = w.shape
+    return {
+        **{"C": c, "K": k, "R": r, "S": s, "TOP": op.padding[0], "LEFT": op.padding[2]},
+        **{"PRECISION": op.precision, "BLOCK_POSITIONS": tile.rows, "BLOCK_DEPTH": tile.depth},
+        **{"GROUP_ROWS": tile.group, "warps": tile.warps, "stages": tile.stages},
+    }
+
+
+def forward(
+    x: Any, w: Any, b: Any, residual: Any, out: Any, op: spec.Conv2d, relu: bool, tile: Tile
+) -> bool:
+    """Launch `_conv2d_halo_kernel`; returns whether it wrote the border of out."""
+    numbers, constants = _arguments(x, residual, out)
+    if not numbers[0]:
+        return True
+    k, r, s, c = w.shape
+    launch(
+        _conv2d_halo_kernel,
+        cdiv(numbers[0], tile.rows) * cdiv(k, tile.columns),
+        descriptor(x, (numbers[0], c), grid(x).pitch, (tile.rows, tile.depth)),
+        descriptor(w, (k, r * s * c), r * s * c, (tile.columns, tile.depth)),
+        *(b, residual, out, *numbers),
+        **{"RELU": relu, "BLOCK_FILTERS": tile.columns, **constants, **_geometry(op, w, tile)},
+    )
+    return constants["SAME_GRID"]
+
+
+def dgrad(
+    dy: Any, w: Any, out: Any, mask: Any, db: Any, op: spec.Conv2d, tile: Tile, sums: Any
+) -> bool:
+    """Launch `_conv2d_dgrad_halo_kernel`; returns whether it wrote the border of out.
+
+    `sums` is float32 [row tiles * C] of workspace where there is a db.
+    """
+    numbers, constants = _arguments(dy, mask, out)
+    if not numbers[0]:
+        if db is not None:
+            db[...] = 0
+        return True
+    k, r, s, c = w.shape
+    row_tiles = cdiv(numbers[0], tile.rows)
+    launch(
+        _conv2d_dgrad_halo_kernel,
+        row_tiles * cdiv(c, tile.columns),
+        descriptor(dy, (numbers[0], k), grid(dy).pitch, (tile.rows, tile.depth)),
+        descriptor(w, (k, r * s * c), r * s * c, (tile.depth, tile.columns)),
+        *(out, mask, None if db is None else sums, *numbers),
+        **{"BLOCK_CHANNELS": tile.columns, **constants, **_geometry(op, w, tile)},
+    )
+    if db is not None:
+        add_in_order(sums[: row_tiles * c], db, row_tiles)
+    return constants["SAME_GRID"]
