@@ -25,6 +25,7 @@ has the grid of x the zeros of its border are written on the way.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import triton
@@ -32,11 +33,12 @@ import triton.language as tl
 
 from .. import spec
 from ..spec.contract import ITEMSIZE, dtype_name
-from ..spec.grid import Grid, border, grid, positions
+from ..spec.grid import border, grid, positions
 from .conv_forward import tile_of_program
 from .launch import (
     LARGE,
     add_in_order,
+    address,
     cdiv,
     descriptor,
     dot,
@@ -80,7 +82,7 @@ def _shifted_sums(
 
 @triton.jit
 def _pixels(first, positions, H, W, lines, line, BLOCK_POSITIONS: tl.constexpr, LONG: tl.constexpr):
-    """(position, image, row, column, whether it is a pixel) of a tile, each [BLOCK_POSITIONS, 1].
+    """(image, row, column, whether it is a pixel) of a tile's positions, each [BLOCK_POSITIONS, 1].
 
     `lines` is the number of rows of an image with its border.
     """
@@ -89,7 +91,7 @@ def _pixels(first, positions, H, W, lines, line, BLOCK_POSITIONS: tl.constexpr, 
     g = (first + tl.arange(0, BLOCK_POSITIONS))[:, None]
     h = g // line % lines
     v = g % line
-    return g, g // line // lines, h, v, (g < positions) & (h < H) & (v < W)
+    return g // line // lines, h, v, (g < positions) & (h < H) & (v < W)
 
 
 @triton.jit
@@ -104,7 +106,8 @@ def _conv2d_halo_kernel(
     out_lines, out_line, out_pitch,
     C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
     TOP: tl.constexpr, LEFT: tl.constexpr, PRECISION: tl.constexpr, RELU: tl.constexpr,
-    SAME_GRID: tl.constexpr,  # out's border is that of x, and is written
+    RESIDUAL_BLOCKS: tl.constexpr, OUT_BLOCKS: tl.constexpr,  # they have the grid of x, and are
+    # matrices [positions, K] by [BLOCK_POSITIONS, BLOCK_FILTERS]
     LONG: tl.constexpr,
     BLOCK_POSITIONS: tl.constexpr, BLOCK_FILTERS: tl.constexpr, BLOCK_DEPTH: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
@@ -114,42 +117,45 @@ def _conv2d_halo_kernel(
     column_tiles: tl.constexpr = (K + BLOCK_FILTERS - 1) // BLOCK_FILTERS
     row, column = tile_of_program(tl.program_id(0), row_tiles, column_tiles, GROUP_ROWS)
     first = row * BLOCK_POSITIONS
+    column *= BLOCK_FILTERS
     total = _shifted_sums(
-        x, w, first, column * BLOCK_FILTERS, line, C, R, S, TOP, LEFT, C, False, PRECISION,
+        x, w, first, column, line, C, R, S, TOP, LEFT, C, False, PRECISION,
         BLOCK_POSITIONS, BLOCK_FILTERS, BLOCK_DEPTH,
     )  # fmt: skip
-    g, n, h, v, is_pixel = _pixels(first, positions, H, W, lines, line, BLOCK_POSITIONS, LONG)
-    k = (column * BLOCK_FILTERS + tl.arange(0, BLOCK_FILTERS))[None, :]
+    n, h, v, is_pixel = _pixels(first, positions, H, W, lines, line, BLOCK_POSITIONS, LONG)
+    k = (column + tl.arange(0, BLOCK_FILTERS))[None, :]
     ok = is_pixel & (k < K)
     if b is not None:
         total += tl.load(b + k, mask=k < K, other=0.0)
-    if residual is not None:
+    if RESIDUAL_BLOCKS:
+        total += wide(residual.load([first, column]))
+    elif residual is not None:
         at = ((n * residual_lines + h) * residual_line + v) * residual_pitch + k
         total += wide(tl.load(residual + at, mask=ok, other=0.0))
     if RELU:
         total = tl.where(total < 0, 0.0, total)  # a NaN is not below 0
-    if SAME_GRID:
+    if OUT_BLOCKS:
         total = tl.where(is_pixel, total, 0.0)
-        at = g * out_pitch + k
-        ok = (g < positions) & (k < K)
+        out.store([first, column], narrow(total, x.dtype))
     else:
         at = ((n * out_lines + h) * out_line + v) * out_pitch + k
-    tl.store(out + at, narrow(total, out.dtype.element_ty), mask=ok)
+        tl.store(out + at, narrow(total, x.dtype), mask=ok)
 
 
 @triton.jit
 def _conv2d_dgrad_halo_kernel(
     dy,  # [positions, K] by [BLOCK_POSITIONS, BLOCK_DEPTH]
     w,  # [K, R*S*C] by [BLOCK_DEPTH, BLOCK_CHANNELS]
-    out,  # [N, H, W, C]
     mask,  # [N, H, W, C] or None
+    out,  # [N, H, W, C]
     sums,  # [row tiles, C] float32 or None: the shares of db
     positions, H, W, lines, line,
     mask_lines, mask_line, mask_pitch,
     out_lines, out_line, out_pitch,
     C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr,
     TOP: tl.constexpr, LEFT: tl.constexpr, PRECISION: tl.constexpr,
-    SAME_GRID: tl.constexpr,  # out's border is that of dy, and is written
+    MASK_BLOCKS: tl.constexpr, OUT_BLOCKS: tl.constexpr,  # they have the grid of dy, and are
+    # matrices [positions, C] by [BLOCK_POSITIONS, BLOCK_CHANNELS]
     LONG: tl.constexpr,
     BLOCK_POSITIONS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_DEPTH: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
@@ -159,26 +165,28 @@ def _conv2d_dgrad_halo_kernel(
     column_tiles: tl.constexpr = (C + BLOCK_CHANNELS - 1) // BLOCK_CHANNELS
     row, column = tile_of_program(tl.program_id(0), row_tiles, column_tiles, GROUP_ROWS)
     first = row * BLOCK_POSITIONS
+    column *= BLOCK_CHANNELS
     total = _shifted_sums(
-        dy, w, first, column * BLOCK_CHANNELS, line, C, R, S, TOP, LEFT, K, True, PRECISION,
+        dy, w, first, column, line, C, R, S, TOP, LEFT, K, True, PRECISION,
         BLOCK_POSITIONS, BLOCK_CHANNELS, BLOCK_DEPTH,
     )  # fmt: skip
-    g, n, h, v, is_pixel = _pixels(first, positions, H, W, lines, line, BLOCK_POSITIONS, LONG)
-    c = (column * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS))[None, :]
+    n, h, v, is_pixel = _pixels(first, positions, H, W, lines, line, BLOCK_POSITIONS, LONG)
+    c = (column + tl.arange(0, BLOCK_CHANNELS))[None, :]
     ok = is_pixel & (c < C)
     total = tl.where(is_pixel, total, 0.0)
-    if mask is not None:
+    if MASK_BLOCKS:
+        total = tl.where(wide(mask.load([first, column])) <= 0, 0.0, total)  # a NaN is not below 0
+    elif mask is not None:
         at = ((n * mask_lines + h) * mask_line + v) * mask_pitch + c
         gate = tl.load(mask + at, mask=ok, other=0.0)
-        total = tl.where(wide(gate) <= 0, 0.0, total)  # a NaN is not below 0
+        total = tl.where(wide(gate) <= 0, 0.0, total)
     if sums is not None:
         tl.store(sums + (row * C + c), tl.sum(total, 0)[None, :], mask=c < C)
-    if SAME_GRID:
-        at = g * out_pitch + c
-        ok = (g < positions) & (c < C)
+    if OUT_BLOCKS:
+        out.store([first, column], narrow(total, dy.dtype))
     else:
         at = ((n * out_lines + h) * out_line + v) * out_pitch + c
-    tl.store(out + at, narrow(total, out.dtype.element_ty), mask=ok)
+        tl.store(out + at, narrow(total, dy.dtype), mask=ok)
 
 
 def declined(function: str, arguments: Mapping[str, Any]) -> str | None:
@@ -211,23 +219,31 @@ def declined(function: str, arguments: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _arguments(source: Any, other: Any, out: Any) -> tuple[list[Any], dict[str, Any]]:
-    """The numbers and constants about places that the two kernels share."""
-    here, there = grid(source), grid(out)
-    n, h, w, _ = out.shape
-    beside = Grid(0, 0, 0) if other is None else grid(other)
-    count = positions(source)
-    numbers = [count, h, w, here.lines, here.line, beside.lines, beside.line, beside.pitch]
-    grids = [(a, grid(a)) for a in (other, out) if a is not None]
-    last = max(n * g.lines * g.line * g.pitch for _, g in grids)
-    constants = {
-        "SAME_GRID": (here.lines, here.line) == (there.lines, there.line),
-        "LONG": last >= LARGE,
-    }
-    return [*numbers, there.lines, there.line, there.pitch], constants
+@dataclass(frozen=True)
+class _Place:
+    """How a kernel gets at an array beside its source: in blocks of one grid, or pixel by pixel."""
+
+    array: Any  # as an argument of the launch
+    blocks: bool
+    numbers: tuple[int, int, int]  # lines, line, pitch
+    end: int  # an offset that no element passes
 
 
-def _geometry(op: spec.Conv2d, w: Any, tile: Tile) -> dict[str, Any]:
+def _place(array: Any, source: Any, tile: Tile) -> _Place:
+    if array is None:
+        return _Place(None, False, (0, 0, 0), 0)
+    here, size = grid(array), array.dtype.itemsize
+    same = border(array) == border(source)
+    blocks = same and here.pitch * size % 16 == 0 and address(array) % 16 == 0
+    n, _, _, c = array.shape
+    end = n * here.lines * here.line * here.pitch
+    if blocks:
+        matrix, block = (positions(array), c), (tile.rows, tile.columns)
+        array = descriptor(array, matrix, here.pitch, block)
+    return _Place(array, blocks, (here.lines, here.line, here.pitch), end)
+
+
+def _constants(op: spec.Conv2d, w: Any, tile: Tile) -> dict[str, Any]:
     k, r, s, c = w.shape
     return {
         **{"C": c, "K": k, "R": r, "S": s, "TOP": op.padding[0], "LEFT": op.padding[2]},
@@ -240,19 +256,23 @@ def forward(
     x: Any, w: Any, b: Any, residual: Any, out: Any, op: spec.Conv2d, relu: bool, tile: Tile
 ) -> bool:
     """Launch `_conv2d_halo_kernel`; returns whether it wrote the border of out."""
-    numbers, constants = _arguments(x, residual, out)
-    if not numbers[0]:
+    here, count = grid(x), positions(x)
+    if not count:
         return True
     k, r, s, c = w.shape
+    beside, target = _place(residual, x, tile), _place(out, x, tile)
     launch(
         _conv2d_halo_kernel,
-        cdiv(numbers[0], tile.rows) * cdiv(k, tile.columns),
-        descriptor(x, (numbers[0], c), grid(x).pitch, (tile.rows, tile.depth)),
+        cdiv(count, tile.rows) * cdiv(k, tile.columns),
+        descriptor(x, (count, c), here.pitch, (tile.rows, tile.depth)),
         descriptor(w, (k, r * s * c), r * s * c, (tile.columns, tile.depth)),
-        *(b, residual, out, *numbers),
-        **{"RELU": relu, "BLOCK_FILTERS": tile.columns, **constants, **_geometry(op, w, tile)},
+        *(b, beside.array, target.array, count, x.shape[1], x.shape[2], here.lines, here.line),
+        *(*beside.numbers, *target.numbers),
+        **{"RESIDUAL_BLOCKS": beside.blocks, "OUT_BLOCKS": target.blocks, "RELU": relu},
+        **{"LONG": max(beside.end, target.end) >= LARGE, "BLOCK_FILTERS": tile.columns},
+        **_constants(op, w, tile),
     )
-    return constants["SAME_GRID"]
+    return target.blocks
 
 
 def dgrad(
@@ -262,21 +282,26 @@ def dgrad(
 
     `sums` is float32 [row tiles * C] of workspace where there is a db.
     """
-    numbers, constants = _arguments(dy, mask, out)
-    if not numbers[0]:
+    here, count = grid(dy), positions(dy)
+    if not count:
         if db is not None:
             db[...] = 0
         return True
     k, r, s, c = w.shape
-    row_tiles = cdiv(numbers[0], tile.rows)
+    row_tiles = cdiv(count, tile.rows)
+    beside, target = _place(mask, dy, tile), _place(out, dy, tile)
     launch(
         _conv2d_dgrad_halo_kernel,
         row_tiles * cdiv(c, tile.columns),
-        descriptor(dy, (numbers[0], k), grid(dy).pitch, (tile.rows, tile.depth)),
+        descriptor(dy, (count, k), here.pitch, (tile.rows, tile.depth)),
         descriptor(w, (k, r * s * c), r * s * c, (tile.depth, tile.columns)),
-        *(out, mask, None if db is None else sums, *numbers),
-        **{"BLOCK_CHANNELS": tile.columns, **constants, **_geometry(op, w, tile)},
+        *(beside.array, target.array, None if db is None else sums),
+        *(count, dy.shape[1], dy.shape[2], here.lines, here.line),
+        *(*beside.numbers, *target.numbers),
+        **{"MASK_BLOCKS": beside.blocks, "OUT_BLOCKS": target.blocks},
+        **{"LONG": max(beside.end, target.end) >= LARGE, "BLOCK_CHANNELS": tile.columns},
+        **_constants(op, w, tile),
     )
     if db is not None:
         add_in_order(sums[: row_tiles * c], db, row_tiles)
-    return constants["SAME_GRID"]
+    return target.blocks
