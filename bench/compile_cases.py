@@ -1,4 +1,4 @@
-"""Calls of every Triton function but the convolutions, for `compile_check`: shapes of real nets.
+"""Calls of every contract function, for the compile checks: shapes of real networks.
 
     for label, function, arguments in cases(array): ...
 
@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from ..kernels.spec import (
@@ -20,10 +21,59 @@ from ..kernels.spec import (
     MaxPool2d,
     SoftmaxCrossEntropy,
 )
+from .suites import HALVING, SUITES, Layer, layer
 
 Case = tuple[str, str, dict[str, Any]]  # label, contract function, arguments
 Make = Callable[..., Any]  # (dtype, *shape) -> array
 VGG1, INCEPTION, RESNET = (64, 224, 224, 64), (64, 35, 35, 192), (64, 112, 112, 64)
+BATCH = 64
+NETWORKS = ("vgg16", "alexnet", "resnet50", "vgg-small")  # whose layers are all compiled
+FEW = ("vgg16 conv", "3x3", "vgg16 fc")  # how the labels begin that stand for all products
+
+
+def _conv(array: Make, made: Layer, dtype: str, batch: int = BATCH) -> Iterator[Case]:
+    """The three passes of one layer, ReLU, mask and bias gradient included, and the fused pool."""
+    op = made.op
+    x, w, y = made.x_shape(batch), made.w_shape, made.y_shape(batch)
+    label = f"{made.name} {dtype}" + (f" {op.precision}" if dtype == "float32" else "")
+    images, filters, output = array(dtype, *x), array(dtype, *w), array(dtype, *y)
+    bias, sums, gradient = array("float32", w[0]), array("float32", x[3]), array("float32", *w)
+    forward = {"x": images, "w": filters, "b": bias, "out": output, "op": op, "relu": True}
+    yield label, "conv2d", forward
+    if x[3] > 3:  # the gradient of pictures is wanted by nobody
+        back = {"dy": output, "w": filters, "out": images, "op": op}
+        yield label, "conv2d_dgrad", {**back, "mask": array(dtype, *x), "db": sums}
+    yield label, "conv2d_wgrad", {"x": images, "dy": output, "out": gradient, "op": op}
+    if made.pool == HALVING:
+        pooled = {"op": op, "pool": HALVING, "code": array("int8", *HALVING.output_shape(y))}
+        pooled["out"] = array(dtype, *HALVING.output_shape(y))
+        yield label, "conv2d_relu_pool", {"x": images, "w": filters, "b": bias, **pooled}
+        back = {"dy": pooled["out"], "code": pooled["code"], "out": output, "pool": HALVING}
+        yield label, "conv2d_relu_pool_backward", {**back, "db": bias}
+
+
+def convolutions(array: Make) -> Iterator[Case]:
+    """The layers of `NETWORKS` in bfloat16; other types, precisions and paddings on a few."""
+    same = layer(56, 256, 256, name="vgg16 conv3_2")
+    yield from _conv(array, same, "bfloat16")
+    for precision in ("tf32x3", "tf32", "ieee"):
+        for found in (same, layer(224, 3, 64, name="vgg16 conv1_1")):
+            precise = replace(found, op=replace(found.op, precision=precision))
+            yield from _conv(array, precise, "float32")
+    yield from _conv(array, same, "float16")
+    yield from _conv(array, replace(same, name="vgg16 conv3_2 batch 1"), "bfloat16", 1)
+    for found in (
+        layer(14, 512, 512, mode="edge", name="vgg16 conv5_1 edge"),
+        layer(56, 128, 256, 3, stride=2, mode="edge", name="3x3/2 edge"),
+        layer(28, 128, 128, dilation=2, name="3x3 dilated"),
+        layer(28, 128, 128, groups=4, name="3x3 in 4 groups"),
+        layer(28, 13, 17, name="3x3 odd channels"),
+    ):
+        yield from _conv(array, found, "bfloat16")
+    for network in NETWORKS:
+        for found in SUITES[network].layers:
+            named = replace(found, name=f"{network} {found.name}")
+            yield from _conv(array, named, "bfloat16")
 
 
 def _pools(array: Make, dtype: str) -> Iterator[Case]:
@@ -107,11 +157,15 @@ def _updates(array: Make, low: str) -> Iterator[Case]:
     yield "arena", "adamw_update", {**shared, "m": m, "step": array("int64", 1), "op": AdamW()}
 
 
+FAMILIES = [_pools, _dense, _norms, _elementwise, _loss]
+
+
 def cases(array: Make) -> Iterator[Case]:
-    """All functions in bfloat16, the products and reductions in float16 and float32, too."""
+    """All functions in bfloat16, the products in float16, they and the sums in float32, too."""
+    yield from convolutions(array)
     for dtype in ("bfloat16", "float16", "float32"):
-        families = [_pools, _dense, _norms, _elementwise, _loss]
-        for family in families if dtype == "bfloat16" else (_dense, _norms):
+        families = {"float16": [_dense], "float32": [_dense, _norms]}.get(dtype, FAMILIES)
+        for family in families:
             for label, function, arguments in family(array, dtype):
                 yield f"{label} {dtype}", function, arguments
     for label, function, arguments in _updates(array, "bfloat16"):

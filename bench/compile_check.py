@@ -1,28 +1,26 @@
-"""Compile every Triton kernel without a GPU and hold what the compiler made of it.
+"""Compile the Triton kernels without a GPU and hold what the compiler makes of them.
 
-    python -m cnnengine.bench.compile_check            compare with the table in the repository
-    python -m cnnengine.bench.compile_check --update   write the table
-    python -m cnnengine.bench.compile_check --rest     print the figures of all other functions
+    python -m cnnengine.bench.compile_check             compare with the table in the repository
+    python -m cnnengine.bench.compile_check --update    write the table
+    python -m cnnengine.bench.compile_check --quick     compare a few kernels on one architecture
 
-The table holds the convolutions; the other functions are compiled and shown, not yet held.
-
-Contract calls on layers of known networks are made on arrays that nobody reads; the backend's own
-launch code chooses tiles and arguments, and each launch is written down and compiled for each
-architecture. From the machine code come the registers and bytes of spill a thread, the bytes of
-shared memory, the tensor-core instructions and the length of the hot loop (the loop with most of
-them). A figure may get better; `check` fails when one gets worse. There is a table for each minor
-version of Triton.
+Contract calls (`compile_cases`) are made on arrays that nobody reads; the backend's own launch
+code chooses tiles and arguments, and each launch is written down and compiled. From the machine
+code come the figures of `ratchet`; the hot loop is the one with most products. There is a table
+for each minor version of Triton, and rules that hold whatever it says: nothing spills, and on sm_90
+a product of 16-bit or TF32 numbers uses the warpgroup instructions (HGMMA).
 """
 
 from __future__ import annotations
 
-import json
+import math
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +31,25 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from ..engine.errors import InputError
 from ..kernels import registry
 from ..kernels import triton as triton_kernels
-from ..kernels.spec import Conv2d, MaxPool2d, directions
+from ..kernels.spec import directions
 from ..kernels.triton import interpreted
-from ..kernels.triton.launch import OPTIONS, Launch, Pointer, recorded
-from . import compile_cases
+from ..kernels.triton.gpu import Launch, recorded
+from ..kernels.triton.launch import OPTIONS, Pointer
+from . import compile_cases, ratchet
 
-FOLDER = Path(__file__).parent / "results" / "compile"
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-PROCESSORS = {80: 108, 90: 132}  # of an A100 and an H100
+PROCESSORS = {80: 108, 86: 82, 89: 128, 90: 132, 100: 148}  # A100, 3090, 4090, H100, B200
+WHOLE = (80, 90)  # the others compile the products of `compile_cases.FEW`, where their code differs
+WORKERS, PARTS = 2, 6  # processes, and shares of an architecture's launches
 NAMES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "i8", "uint8": "u8"}
 NAMES |= {"int32": "i32", "int64": "i64", "uint32": "u32"}
 MMA = ("HGMMA", "HMMA", "UTCHMMA", "UTCQMMA")
-WORSE_IF_MORE = ("registers", "spill_bytes", "shared_bytes", "loop")
-SAME = Conv2d(padding=(1, 1, 1, 1))
+TMA = ("UTMALDG", "UTMASTG")
+EXTENTS = ("C", "K", "R", "S", "TOP", "LEFT", "BOTTOM", "RIGHT")  # constants that name a layer
+QUICK = 90, ("vgg16 conv3_2 bfloat16: conv2d", "vgg16 conv3_2 bfloat16: conv2d_wgrad 1")
 
 
 class DeviceArray(np.ndarray):
@@ -64,61 +66,16 @@ def _array(dtype: str, *shape: int) -> DeviceArray:
     return start[first : first + size * kind.itemsize].view(kind).reshape(shape).view(DeviceArray)
 
 
-Case = tuple[str, str, dict[str, Any]]  # label, contract function, arguments
+def launches(architecture: int) -> Iterator[tuple[str, Launch]]:
+    """(label, launch) of every case on an architecture, each kernel once.
 
-
-def _conv(label: str, x: tuple[int, ...], k: int, r: int, op: Conv2d, dtype: str) -> Iterator[Case]:
-    """The three passes of one convolution, ReLU, mask and bias gradient included."""
-    w = (k, r, r, x[3] // op.groups)
-    y = op.output_shape(x, w)
-    label = f"{label} {dtype}" + (f" {op.precision}" if dtype == "float32" else "")
-    images, filters, output = _array(dtype, *x), _array(dtype, *w), _array(dtype, *y)
-    bias, sums = _array("float32", k), _array("float32", x[3])
-    forward = {"x": images, "w": filters, "b": bias, "out": output, "op": op, "relu": True}
-    yield label, "conv2d", forward
-    if x[3] > 3:
-        back = {"dy": output, "w": filters, "out": images, "op": op}
-        yield label, "conv2d_dgrad", {**back, "mask": _array(dtype, *x), "db": sums}
-    gradient = _array("float32", *w)
-    yield label, "conv2d_wgrad", {"x": images, "dy": output, "out": gradient, "op": op}
-
-
-def _pooled(label: str, x: tuple[int, ...], k: int, dtype: str) -> Iterator[Case]:
-    pool = MaxPool2d((2, 2), (2, 2))
-    out = (x[0], x[1] // 2, x[2] // 2, k)
-    arrays = {"out": _array(dtype, *out), "code": _array("int8", *out)}
-    inputs = {"x": _array(dtype, *x), "w": _array(dtype, k, 3, 3, x[3])}
-    label = f"{label} {dtype}"
-    bias = _array("float32", k)
-    yield label, "conv2d_relu_pool", {**inputs, "b": bias, **arrays, "op": SAME, "pool": pool}
-    back = {"dy": arrays["out"], "code": arrays["code"], "out": _array(dtype, *x[:3], k)}
-    yield label, "conv2d_relu_pool_backward", {**back, "db": bias, "pool": pool}
-
-
-def cases() -> Iterator[Case]:
-    """The calls that are compiled: VGG16's layers at batch 64, a strided one, edge padding."""
-    vgg3 = ("vgg16 conv3_2", (64, 56, 56, 256), 256, 3)
-    yield from _conv(*vgg3, SAME, "bfloat16")
-    yield from _conv(*vgg3, replace(SAME, precision="tf32x3"), "float32")
-    for precision in ("ieee", "tf32"):
-        yield next(_conv(*vgg3, replace(SAME, precision=precision), "float32"))
-    yield from _conv("vgg16 conv1_1", (64, 224, 224, 3), 64, 3, SAME, "bfloat16")
-    edge = replace(SAME, padding_mode="edge")
-    yield from _conv("vgg16 conv5_1 edge", (64, 14, 14, 512), 512, 3, edge, "bfloat16")
-    strided = replace(SAME, stride=(2, 2))
-    yield from _conv("resnet50 3x3/2", (64, 56, 56, 128), 128, 3, strided, "bfloat16")
-    yield from _pooled("vgg16 conv1_2", (64, 224, 224, 64), 64, "bfloat16")
-
-
-def launches(processors: int, rest: bool = False) -> Iterator[tuple[str, Launch]]:
-    """(label, launch) of every case on a GPU of so many multiprocessors, each kernel once.
-
-    `rest`: of the functions that are no convolutions.
+    Layers of whole networks differ in their extents; of those whose kernels differ in nothing
+    else, the first stands for all.
     """
     backend = registry.Backend("triton", triton_kernels)
     seen: set[str] = set()
-    for label, function, arguments in compile_cases.cases(_array) if rest else cases():
-        with recorded(processors, fetches=processors == PROCESSORS[90]) as made:
+    for label, function, arguments in compile_cases.cases(_array):
+        with recorded(PROCESSORS[architecture], architecture) as made:
             chosen: dict[str, Any] = {}
             if "config" in directions(function):
                 config = backend.choose(function, arguments)
@@ -126,16 +83,24 @@ def launches(processors: int, rest: bool = False) -> Iterator[tuple[str, Launch]
                 chosen = {"workspace": workspace, "config": config}
             backend.function(function)(**arguments, **chosen)
         for position, launch in enumerate(made, 1):
-            source = _source(launch)
-            told = (source.name, source.signature, source.constants, source.attrs)
-            key = f"{told} {launch.warps} {launch.stages}"
+            key = _kind(launch)
             if key not in seen:
                 seen.add(key)
                 yield f"{label}: {function} {position} {launch.kernel.__name__}", launch
 
 
-def _source(launch: Launch) -> ASTSource:
-    """The launch as Triton would specialise it: aligned pointers and multiples of 16 are told."""
+def _kind(launch: Launch) -> str:
+    """What the compiled code depends on, but for the extents of a layer."""
+    signature, constants, attributes = _specialised(launch)
+    for name in set(EXTENTS) & set(launch.constants):
+        extent, block = constants.pop(name), 256 if name in ("C", "K") else 1
+        constants[f"{name} kind"] = (extent > 0, extent > 1, math.gcd(extent, block))
+    told = (launch.kernel.__name__, signature, sorted(constants.items()), attributes)
+    return f"{told} {launch.warps} {launch.stages}"
+
+
+def _specialised(launch: Launch) -> tuple[dict[str, str], dict[str, Any], dict[Any, Any]]:
+    """Types, constants and attributes as Triton finds them: alignment, multiples of 16, ones."""
     names = launch.kernel.arg_names
     signature: dict[str, str] = dict.fromkeys(names, "constexpr")
     constants: dict[str, Any] = dict(launch.constants)
@@ -156,14 +121,16 @@ def _source(launch: Launch) -> ASTSource:
             signature[name], aligned = "i32" if value < 2**31 else "i64", value % 16 == 0
         if aligned:
             attributes[(position,)] = [["tt.divisibility", 16]]
-    return ASTSource(launch.kernel, signature, constants, attributes)
+    return signature, constants, attributes
 
 
-def figures(launch: Launch, architecture: int) -> dict[str, int]:
-    """What the compiler makes of one launch on one architecture."""
+def figures(launch: Launch, architecture: int) -> tuple[dict[str, int], list[str]]:
+    """What the compiler makes of one launch on one architecture, and which rules that breaks."""
     options = {"num_warps": launch.warps, "num_stages": launch.stages, **OPTIONS}
     target = GPUTarget("cuda", architecture, 32)
-    made = triton.compile(_source(launch), target=target, options=options)
+    made = triton.compile(
+        ASTSource(launch.kernel, *_specialised(launch)), target=target, options=options
+    )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
@@ -171,13 +138,30 @@ def figures(launch: Launch, architecture: int) -> dict[str, int]:
         code = _output("nvdisasm", "-c", file.name)
     instructions, loop = hot_loop(code)
     registers, stack = (int(re.findall(rf"{n}:(\d+)", usage)[-1]) for n in ("REG", "STACK"))
-    return {
+    found = {
         "registers": registers,
         "spill_bytes": stack,
         "shared_bytes": made.metadata.shared,
-        "mma": sum(any(m in i for m in MMA) for i in instructions),
+        "mma": _count(instructions, MMA),
+        "tma": _count(instructions, TMA),
         "loop": loop,
     }
+    broken = []
+    if uses_tensor_cores(made.asm["ttir"]):
+        wanted = {90: ("HGMMA",)}.get(architecture, MMA)
+        if not _count(instructions, wanted):
+            broken.append(f"a product of 16-bit or TF32 numbers without {wanted[0]}")
+    return found, broken
+
+
+def uses_tensor_cores(ttir: str) -> bool:
+    """Whether Triton's code has a product that tensor cores take: 16-bit, or TF32."""
+    products = [line for line in ttir.splitlines() if "tt.dot " in line]
+    return any("xbf16>" in p or "xf16>" in p or "tf32" in p.lower() for p in products)
+
+
+def _count(instructions: list[str], names: tuple[str, ...]) -> int:
+    return sum(any(name in i for name in names) for i in instructions)
 
 
 def _output(tool: str, *arguments: str) -> str:
@@ -202,65 +186,73 @@ def hot_loop(code: str) -> tuple[list[str], int]:
             to = re.search(r"\bBRA\b.*?(\.L\w+)", found[1])
             if to and to[1] in labels:
                 body = instructions[labels[to[1]] :]
-                products = sum(any(m in i for m in (*MMA, "FFMA")) for i in body)
-                best = max(best, (products, -len(body)))
+                best = max(best, (_count(body, (*MMA, "FFMA")), -len(body)))
     return instructions, -best[1] if best[0] else 0
 
 
-def table(
-    architectures: tuple[int, ...], rest: bool = False
-) -> dict[str, dict[str, dict[str, int]]]:
-    """Figures by launch and architecture."""
-    found: dict[str, dict[str, dict[str, int]]] = {}
-    for architecture in architectures:
-        for label, launch in launches(PROCESSORS[architecture], rest):
-            found.setdefault(label, {})[f"sm_{architecture}"] = figures(launch, architecture)
-    return found
+def selected(architecture: int, quick: bool) -> list[tuple[str, Launch]]:
+    """The launches of an architecture that a run compiles."""
+    made = list(launches(architecture))
+    if quick:
+        return [(label, launch) for label, launch in made if label.startswith(QUICK[1])]
+    if architecture in WHOLE:
+        return made
+    few = compile_cases.FEW
+    return [m for m in made if m[0].startswith(few) and "BLOCK_DEPTH" in m[1].constants]
 
 
-def worse(now: dict[str, Any], before: dict[str, Any]) -> list[str]:
-    """One line for each figure that is worse than it was, or that has no predecessor."""
-    told = []
-    for label, by_architecture in now.items():
-        for architecture, values in by_architecture.items():
-            old = before.get(label, {}).get(architecture)
-            if old is None:
-                told.append(f"{label}, {architecture}: not in the table")
-                continue
-            for name, value in values.items():
-                if value > old[name] if name in WORSE_IF_MORE else value < old[name]:
-                    told.append(f"{label}, {architecture}: {name} {old[name]} -> {value}")
-    return told
+Share = tuple[int, bool, int, int]  # architecture, quick, which share, of how many
 
 
-def table_file() -> Path:
-    """The table of the installed Triton's minor version."""
-    return FOLDER / f"triton-{'.'.join(triton.__version__.split('.')[:2])}.json"
+def compiled(share: Share) -> tuple[dict[str, dict[str, int]], list[str]]:
+    """The figures of one share of an architecture's launches by label, and broken rules."""
+    architecture, quick, part, parts = share
+    rows, broken = {}, []
+    for label, launch in selected(architecture, quick)[part::parts]:
+        rows[label], told = figures(launch, architecture)
+        broken += [f"{label}, sm_{architecture}: {line}" for line in told]
+    return rows, broken
+
+
+def table(quick: bool = False) -> tuple[dict[str, dict[str, dict[str, int]]], list[str]]:
+    """Figures by launch and architecture, and broken rules, one line each."""
+    rows: dict[str, dict[str, dict[str, int]]] = {}
+    broken: list[str] = []
+
+    def add(share: Share, made: tuple[dict[str, dict[str, int]], list[str]]) -> None:
+        for label, row in made[0].items():
+            rows.setdefault(label, {})[f"sm_{share[0]}"] = row
+        broken.extend(made[1])
+
+    if quick:
+        share = (QUICK[0], True, 0, 1)
+        add(share, compiled(share))
+    else:
+        shares = [(a, False, part, PARTS) for a in PROCESSORS for part in range(PARTS)]
+        with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
+            for share, made in zip(shares, pool.map(compiled, shares), strict=True):
+                add(share, made)
+    return rows, broken + ratchet.spills(rows)
 
 
 def main(arguments: list[str]) -> int:
-    """Compile all, then compare with the table or, with `--update`, write it."""
+    """Compile, then compare with the table or, with `--update`, write it."""
+    update, quick = "--update" in arguments, "--quick" in arguments
+    if set(arguments) - {"--update", "--quick"} or (update and quick):
+        print(f"compile_check: takes --update or --quick, not {' '.join(arguments)}")
+        return 2
     if interpreted():
         print("compile_check: TRITON_INTERPRET is set: nothing would be compiled; unset it")
         return 2
-    if "--rest" in arguments:
-        print(json.dumps(table(tuple(PROCESSORS), rest=True), indent=1))
-        return 0
-    file = table_file()
-    update = "--update" in arguments
-    if not update and not file.exists():
-        print(f"compile_check: there is no {file.name}; write it with --update")
+    rows, broken = table(quick)
+    only = {(label, f"sm_{QUICK[0]}") for label in rows} if quick else None
+    try:
+        return ratchet.hold(
+            "triton", triton.__version__, rows, update=update, broken=broken, only=only
+        )
+    except InputError as error:
+        print(f"compile_check: {error}")
         return 1
-    now = table(tuple(PROCESSORS))
-    if update:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        content = {"triton": triton.__version__, "launches": now}
-        file.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-        print(f"{file}: {len(now)} launches on {len(PROCESSORS)} architectures")
-        return 0
-    told = worse(now, json.loads(file.read_text())["launches"])
-    print("\n".join(told) or f"{len(now)} launches: none worse than {file.name}")
-    return 1 if told else 0
 
 
 if __name__ == "__main__":

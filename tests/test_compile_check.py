@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -11,7 +13,7 @@ from cnnengine.kernels import registry, spec
 if (REASON := registry.missing("triton")) is not None:
     pytest.skip(f"backend triton: {REASON}", allow_module_level=True)
 
-from cnnengine.bench import compile_check
+from cnnengine.bench import compile_check, ratchet
 from cnnengine.kernels.triton import launch
 
 LISTING = """
@@ -27,7 +29,7 @@ LISTING = """
 .L_x_2:
         /*0070*/                   EXIT ;
 """
-TABLES = sorted(compile_check.FOLDER.glob("*.json"))
+TABLES = sorted(ratchet.FOLDER.glob("triton-*.json"))
 
 
 def test_hot_loop__is_the_one_with_the_products():
@@ -37,23 +39,17 @@ def test_hot_loop__is_the_one_with_the_products():
     assert compile_check.hot_loop("/*0000*/ EXIT ;") == (["EXIT"], 0)
 
 
-FIGURES = {"registers": 100, "spill_bytes": 0, "shared_bytes": 64, "mma": 4, "loop": 180}
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_worse__names_the_figure_that_got_worse(name):
-    better = -1 if name != "mma" else 1
-    for change, lines in ((better, 0), (0, 0), (-better, 1)):
-        now = {"conv": {"sm_90": {**FIGURES, name: FIGURES[name] + change}}}
-        told = compile_check.worse(now, {"conv": {"sm_90": FIGURES}})
-        assert len(told) == lines
-        assert all(f"conv, sm_90: {name} {FIGURES[name]} -> " in line for line in told)
-
-
-def test_worse__names_a_launch_that_is_not_in_the_table():
-    assert compile_check.worse({"conv": {"sm_90": FIGURES}}, {}) == [
-        "conv, sm_90: not in the table"
-    ]
+@pytest.mark.parametrize(
+    ("product", "expected"),
+    [
+        ("tt.dot %a, %b, %c : tensor<64x64xbf16> * tensor<64x64xbf16> -> tensor<64x64xf32>", True),
+        ("tt.dot %a, %b, %c, inputPrecision = tf32x3 : tensor<64x64xf32> * tensor<64xf32>", True),
+        ("tt.dot %a, %b, %c : tensor<64x64xf32> * tensor<64x64xf32> -> tensor<64x64xf32>", False),
+        ("tt.load %x : tensor<64x64xbf16>", False),
+    ],
+)
+def test_uses_tensor_cores__for_16_bits_and_tf32(product, expected):
+    assert compile_check.uses_tensor_cores(f"module {{\n  %d = {product}\n}}") is expected
 
 
 def test_tables__cover_both_ends_of_the_supported_versions():
@@ -62,22 +58,44 @@ def test_tables__cover_both_ends_of_the_supported_versions():
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.stem)
 def test_tables__spill_nothing_and_use_tensor_cores(table):
-    for label, by_architecture in json.loads(table.read_text())["launches"].items():
+    rows = ratchet.read(table)
+    assert ratchet.spills(rows) == []
+    for label, by_architecture in rows.items():
         product = any(word in label for word in ("_conv2d_k", "dgrad_k", "wgrad_k", "relu_pool_k"))
         for architecture, figures in by_architecture.items():
-            told = f"{label}, {architecture}: {figures}"
-            assert figures["spill_bytes"] == 0, told
             if product:
-                assert (figures["mma"] > 0) == ("ieee" not in label), told
+                assert (figures["mma"] > 0) == ("ieee" not in label), (label, architecture)
 
 
-@pytest.mark.parametrize("processors", set(compile_check.PROCESSORS.values()))
-def test_launches__are_those_of_the_tables(processors, monkeypatch):
+@pytest.fixture
+def compiling(monkeypatch):
+    """Launches are recorded as on a GPU, although the tests run in the interpreter."""
     monkeypatch.setattr(launch, "interpreted", lambda: False)
-    labels = {label for label, _ in compile_check.launches(processors)}
+
+
+@pytest.mark.parametrize("architecture", compile_check.PROCESSORS)
+def test_selected__are_those_of_the_tables(architecture, compiling):
+    labels = {label for label, _ in compile_check.selected(architecture, quick=False)}
     for table in TABLES:
-        known = json.loads(table.read_text())["launches"]
-        assert labels <= set(known), f"{table.name}: run compile_check --update"
+        known = {label for label, row in ratchet.read(table).items() if f"sm_{architecture}" in row}
+        assert labels == known, f"{table.name}: run compile_check --update"
+
+
+def test_launches__cover_every_function_of_the_contract(compiling):
+    labels = [label for label, _ in compile_check.launches(90)]
+    compiled = {label.split(": ")[1].split()[0] for label in labels}
+    assert compiled | {"channel_slice"} == set(spec.CONTRACTS)  # its launch is concat's
+
+
+def test_main__quick_finds_nothing_worse():
+    """The ratchet on a few kernels, with the compiler and not in the interpreter."""
+    if ratchet.table_file("triton", compile_check.triton.__version__) not in TABLES:
+        pytest.skip(f"there is no table of Triton {compile_check.triton.__version__}")
+    environment = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "cnnengine.bench.compile_check", "--quick"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "launches: none worse" in done.stdout
 
 
 def test_main__compiles_nothing_in_the_interpreter(capsys):
@@ -85,9 +103,7 @@ def test_main__compiles_nothing_in_the_interpreter(capsys):
     assert "TRITON_INTERPRET is set" in capsys.readouterr().out
 
 
-def test_launches__of_the_rest_cover_every_function_that_is_no_convolution(monkeypatch):
-    monkeypatch.setattr(launch, "interpreted", lambda: False)
-    rest = [label for label, _ in compile_check.launches(132, rest=True)]
-    compiled = {label.split(": ")[1].split()[0] for label in rest}
-    others = {name for name, stated in spec.CONTRACTS.items() if stated.module != "conv"}
-    assert compiled | {"channel_slice"} == others  # whose launch is concat's, listed once
+@pytest.mark.parametrize("arguments", [["--updat"], ["--update", "--quick"]])
+def test_main__refuses_what_it_does_not_know(arguments, capsys):
+    assert compile_check.main(arguments) == 2
+    assert "takes --update or --quick, not" in capsys.readouterr().out

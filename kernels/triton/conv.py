@@ -24,13 +24,15 @@ from .. import spec
 from ..spec import Config, Conv2d, MaxPool2d
 from ..spec.contract import Array, Out, dtype_name
 from ..spec.grid import positions
+from ..tiling import Problem
 from . import conv_halo, conv_halo_wgrad, conv_unpool
 from .border import zero_border
 from .conv_dgrad import dgrad, scratch_floats
 from .conv_forward import FEW_CHANNELS, forward, forward_pooled
 from .conv_wgrad import splits, wgrad
-from .launch import multiprocessors, scratch, usable
-from .tiles import Tile, product_tile
+from .gpu import architecture, multiprocessors
+from .launch import scratch, usable
+from .tiles import Tile, pick, product_tile
 
 
 def choose(function: str, arguments: Mapping[str, Any]) -> Config:
@@ -49,10 +51,13 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
         dtype = dtype_name(arguments["x"])
         taps = out[1] * out[2] * out[3]
         # one processor: splits, not small tiles, give work to the others
-        tile = product_tile(k // op.groups, taps, n * p * q, dtype, op.precision)
+        sizes = k // op.groups, taps, n * p * q
+        tile = product_tile(*sizes, dtype, op.precision, architecture=architecture())
+        problem = Problem("triton", function, "implicit-gemm", dtype, x, out, op)
+        tile, told = pick(problem, (k // op.groups, taps, op.groups), 1, tile)
         parts = splits(tile, n * p * q, out, op.groups)
         size = 4 * parts * k * taps if parts > 1 else 0
-        reason = f"{parts} splits of {n * p * q} pixels, added in order"
+        reason = f"{parts} splits of {n * p * q} pixels, added in order; {told}"
         return Config("implicit-gemm", (*tile.items(), ("splits", parts)), size, reason)
     w, dtype = tuple(arguments["w"].shape), dtype_name(arguments["w"])
     if function == "conv2d_dgrad":
@@ -61,15 +66,19 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
         columns, depth = w[3], w[0] // op.groups
         if depth < FEW_CHANNELS:
             depth *= -(-w[1] * w[2] // phases)
-        tile = _tile(pixels, columns, depth, dtype, op, phases)
+        problem = Problem("triton", function, "implicit-gemm", dtype, out, w, op)
+        tile, told = _tile(problem, pixels, columns, depth, phases)
         size = 4 * sum(scratch_floats(out, op, tile, arguments.get("db") is not None))
-        reason = f"{phases} phases of stride {op.stride} in one launch"
+        reason = f"{phases} phases of stride {op.stride} in one launch; {told}"
         return Config("implicit-gemm", tile.items(), size, reason)
     pooled = 4 if function == "conv2d_relu_pool" else 1
     pixels, columns = pooled * out[0] * out[1] * out[2], w[0] // op.groups
     depth = w[3] if w[3] >= FEW_CHANNELS else w[1] * w[2] * w[3]
-    tile = _tile(pixels, columns, depth, dtype, op)
-    return Config("implicit-gemm", tile.items(), 0, f"[{pixels}, {columns}] a group, gathered")
+    x = tuple(arguments["x"].shape)
+    problem = Problem("triton", function, "implicit-gemm", dtype, x, w, op)
+    tile, told = _tile(problem, pixels, columns, depth)
+    reason = f"[{pixels}, {columns}] a group, gathered; {told}"
+    return Config("implicit-gemm", tile.items(), 0, reason)
 
 
 def _choose_halo(function: str, arguments: Mapping[str, Any]) -> Config:
@@ -78,22 +87,31 @@ def _choose_halo(function: str, arguments: Mapping[str, Any]) -> Config:
     k, r, s, c = arguments["out" if function == "conv2d_wgrad" else "w"].shape
     count, dtype = positions(source), dtype_name(source)
     reason = f"{count} positions of one matrix, taps are shifts of its rows"
+    image = (*source.shape[:3], c)
+    problem = Problem("triton", function, "halo", dtype, image, (k, r, s, c), op)
     if function == "conv2d_wgrad":
-        tile = product_tile(k, c, count, dtype, op.precision)
+        tile = product_tile(k, c, count, dtype, op.precision, architecture=architecture())
+        tile, told = pick(problem, (k, c, r * s), 1, tile)
         parts = splits(tile, count, (k, r, s, c), 1)
         size = 4 * parts * k * r * s * c if parts > 1 else 0
         tiled = (*tile.items(), ("splits", parts))
-        return Config("halo", tiled, size, f"{reason}; {parts} splits, added in order")
+        return Config("halo", tiled, size, f"{reason}; {parts} splits, added in order; {told}")
     columns, depth = (c, k) if function == "conv2d_dgrad" else (k, c)
-    tile = _tile(count, columns, depth, dtype, op)
+    tile, told = _tile(problem, count, columns, depth)
     tile = replace(tile, depth=min(tile.depth, depth & -depth))  # blocks of whole taps
     size = 4 * -(-count // tile.rows) * c if arguments.get("db") is not None else 0
-    return Config("halo", tile.items(), size, reason)
+    return Config("halo", tile.items(), size, f"{reason}; {told}")
 
 
-def _tile(rows: int, columns: int, depth: int, dtype: str, op: Conv2d, phases: int = 1) -> Tile:
-    tiles = op.groups * phases
-    return product_tile(rows, columns, depth, dtype, op.precision, tiles, multiprocessors())
+def _tile(
+    problem: Problem, rows: int, columns: int, depth: int, phases: int = 1
+) -> tuple[Tile, str]:
+    op, processors = problem.op, multiprocessors()
+    assert op is not None
+    batch = op.groups * phases
+    limits = batch, processors, architecture()
+    rule = product_tile(rows, columns, depth, problem.dtype, op.precision, *limits)
+    return pick(problem, (rows, columns, batch), processors, rule)
 
 
 def _ready(

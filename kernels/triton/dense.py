@@ -26,9 +26,10 @@ import triton.language as tl
 from .. import spec
 from ..spec import Config
 from ..spec.contract import Array, Out, dtype_name
+from .gpu import architecture
 from .launch import add_in_order, cdiv, dot, large, launch, narrow, scratch, usable, wide
 from .pixels import PROGRAMS, splits_of_pixels, sums_tile
-from .tiles import product_tile
+from .tiles import dense_problem, pick, product_tile
 
 LEAST_DEPTH = 256  # of a split
 BLOCK = 1024  # elements that a program finishes
@@ -168,7 +169,10 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
     rows, columns, depth = _sizes(function, arguments)
     dtype = dtype_name(arguments["w" if "w" in arguments else "x"])
     most = max(depth // LEAST_DEPTH, 1)
-    tile = product_tile(rows, columns, depth, dtype, batch=most, processors=PROGRAMS // 2)
+    limits = most, PROGRAMS // 2, architecture()
+    tile = product_tile(rows, columns, depth, dtype, "ieee", *limits)
+    problem = dense_problem(function, rows, columns, depth, dtype)
+    tile, told = pick(problem, (rows, columns, most), PROGRAMS // 2, tile)
     tiles = cdiv(rows, tile.rows) * cdiv(columns, tile.columns)
     splits = max(min(most, PROGRAMS // 2 // max(tiles, 1)), 1)
     deep = max(cdiv(cdiv(depth, splits), tile.depth), 1) * tile.depth
@@ -176,7 +180,7 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
     sums = rows * columns * splits if splits > 1 else 0
     if function == "dense_dgrad" and arguments.get("db") is not None:
         sums += splits_of_pixels(rows, columns)[0] * columns
-    reason = f"{tile.rows}x{tile.columns}x{tile.depth} tiles, {splits} split(s) of the depth"
+    reason = f"{splits} split(s) of the depth; {told}"
     entries = (*tile.items(), ("splits", splits), ("depth_of_split", deep))
     return Config("tiled", entries, 4 * sums, reason)
 

@@ -66,6 +66,13 @@ def capability() -> tuple[int, int]:
     return _capability(cupy.cuda.runtime.getDevice())
 
 
+@functools.cache
+def device_name() -> str:
+    """The current device's model, "NVIDIA H100 80GB HBM3"."""
+    name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())["name"]
+    return name.decode() if isinstance(name, bytes) else name
+
+
 def missing(least: tuple[int, int]) -> str | None:
     """Why no GPU can be used here; None if one of compute capability `least` or newer can."""
     try:

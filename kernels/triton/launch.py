@@ -13,10 +13,7 @@ asks of an argument only where it lies and which type its elements have.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy
@@ -27,6 +24,10 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from ..errors import ShapeError, UnsupportedError
 from ..spec.contract import ITEMSIZE, dtype_name
 from . import interpreted
+from .gpu import Launch, Recorder
+from .gpu import fetches_blocks as fetches_blocks
+from .gpu import multiprocessors as multiprocessors
+from .gpu import recorded as recorded
 
 INTERPRETED = tl.constexpr(interpreted())
 OPTIONS = {"enable_fp_fusion": True}  # of the compiler: a * b + c may round once
@@ -159,66 +160,6 @@ def prepare() -> None:
         driver.activate()
 
 
-@dataclass(frozen=True)
-class Launch:
-    """One launch that was written down: what `launch` was given, arrays as pointers.
-
-    Descriptors are Triton's own `TensorDescriptor`, whose `base` is a `Pointer`.
-    """
-
-    kernel: Any
-    arguments: tuple[Any, ...]
-    constants: dict[str, Any]
-    warps: int
-    stages: int
-
-
-class _Recorder:
-    """Where launches go while `recorded` is open."""
-
-    launches: list[Launch] | None = None
-    processors = 0
-    fetches = False
-
-
-@contextlib.contextmanager
-def recorded(processors: int, fetches: bool = False) -> Iterator[list[Launch]]:
-    """Write launches down instead of running them, as for a GPU of so many multiprocessors.
-
-    `fetches`: it has a copy engine for blocks of matrices (sm_90 and later).
-    """
-    _Recorder.launches, _Recorder.processors, _Recorder.fetches = [], processors, fetches
-    try:
-        yield _Recorder.launches
-    finally:
-        _Recorder.launches = None
-
-
-def multiprocessors() -> int:
-    """Programs that run side by side at full speed: the GPU's multiprocessors, or one."""
-    if _Recorder.launches is not None:
-        return _Recorder.processors
-    if interpreted():
-        return 1
-    from . import driver
-
-    return driver.multiprocessors()
-
-
-def fetches_blocks() -> bool:
-    """Whether descriptors are worth using: the GPU has a copy engine for them (sm_90 and later).
-
-    The interpreter reads descriptors too: there the kernels that use them are tested.
-    """
-    if _Recorder.launches is not None:
-        return _Recorder.fetches
-    if interpreted():
-        return True
-    from . import driver
-
-    return driver.capability() >= (9, 0)
-
-
 def launch(
     kernel: Any, programs: int, *arguments: Any, warps: int = 4, stages: int = 2, **constants: Any
 ) -> None:
@@ -233,8 +174,8 @@ def launch(
     if programs > MOST_PROGRAMS:
         raise ShapeError(f"{kernel.__name__}: {programs} programs are more than {MOST_PROGRAMS}")
     given = [a if isinstance(a, Number | TensorDescriptor) else pointer(a) for a in arguments]
-    if _Recorder.launches is not None:
-        _Recorder.launches.append(Launch(kernel, tuple(given), constants, warps, stages))
+    if Recorder.launches is not None:
+        Recorder.launches.append(Launch(kernel, tuple(given), constants, warps, stages))
         return
     prepare()
     options = {"num_warps": warps, "num_stages": stages, **OPTIONS}
