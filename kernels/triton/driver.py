@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import cupy  # type: ignore[import-not-found]
 import triton
 from triton.backends.nvidia import driver as nvidia
 
+from .. import cuda
 from ..errors import BackendError
 
 
@@ -23,10 +23,10 @@ class CupyDriver(nvidia.CudaDriver):
         """Build Triton's launcher; the constructor above it in the line would import PyTorch."""
         self.utils = nvidia.CudaUtils()
         self.launcher_cls = nvidia.CudaLauncher
-        runtime = cupy.cuda.runtime
+        runtime = cuda.cupy().cuda.runtime
         self.get_current_device = runtime.getDevice
         self.set_current_device = runtime.setDevice
-        self.get_device_capability = _capability
+        self.get_device_capability = cuda.capability
         self.get_current_stream = _stream
 
     @staticmethod
@@ -43,54 +43,33 @@ class CupyDriver(nvidia.CudaDriver):
     get_empty_cache_for_benchmark = get_active_torch_device
 
 
-def _capability(device: int) -> tuple[int, int]:
-    told = cupy.cuda.runtime.getDeviceProperties(device)
-    return told["major"], told["minor"]
-
-
 def _stream(device: int) -> int:
-    return cupy.cuda.get_current_stream().ptr
+    return cuda.cupy().cuda.get_current_stream().ptr
 
 
 @functools.cache
 def multiprocessors() -> int:
     """Multiprocessors of the current device: 132 on an H100, 108 on an A100."""
-    return cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())[
-        "multiProcessorCount"
-    ]
+    return cuda.multiprocessors(cuda.cupy().cuda.runtime.getDevice())
 
 
 @functools.cache
 def capability() -> tuple[int, int]:
     """Compute capability of the current device: (9, 0) for an H100, (8, 0) for an A100."""
-    return _capability(cupy.cuda.runtime.getDevice())
+    return cuda.capability(cuda.cupy().cuda.runtime.getDevice())
 
 
 @functools.cache
 def device_name() -> str:
     """The current device's model, "NVIDIA H100 80GB HBM3"."""
-    name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.runtime.getDevice())["name"]
-    return name.decode() if isinstance(name, bytes) else name
-
-
-def missing(least: tuple[int, int]) -> str | None:
-    """Why no GPU can be used here; None if one of compute capability `least` or newer can."""
-    try:
-        if cupy.cuda.runtime.getDeviceCount() == 0:
-            return "no CUDA GPU is visible; use backend numpy"
-        capability = _capability(cupy.cuda.runtime.getDevice())
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return f"CUDA cannot be used ({error}); update the NVIDIA driver, or use backend numpy"
-    if capability < least:
-        told = ".".join(map(str, capability))
-        return f"the GPU has compute capability {told}, needs {least[0]}.{least[1]}; use numpy"
-    return None
+    runtime = cuda.cupy().cuda.runtime
+    return runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
 
 
 def activate() -> None:
     """Hand this driver to Triton. Raises: BackendError when CUDA cannot be opened."""
     try:
-        cupy.cuda.runtime.free(0)  # makes the device's primary context current
+        cuda.cupy().cuda.runtime.free(0)  # makes the device's primary context current
         triton.runtime.driver.set_active(CupyDriver())
     except (OSError, RuntimeError) as error:
         raise BackendError(f"backend triton: cannot open the CUDA driver: {error}") from error
@@ -98,4 +77,4 @@ def activate() -> None:
 
 def empty(count: int) -> Any:
     """`count` float32 on the current device, content arbitrary."""
-    return cupy.empty(count, "float32")
+    return cuda.cupy().empty(count, "float32")

@@ -1,0 +1,189 @@
+"""Device services for the GPU backends and the engine, on CuPy: memory, copies, streams, graphs.
+
+    if (reason := missing(0)) is None:
+        gpu = Gpu(0)
+        gpu.copy(array, host)                     # on its compute stream, in order with launches
+        graph = gpu.capture(lambda: step())       # nothing runs; later graph.launch(gpu.compute)
+
+All of CuPy that is used here comes through `cupy()`, so tests can put a simulated device behind it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .errors import BackendError
+
+LEAST_CAPABILITY = (8, 0)  # of the GPU: the first with bfloat16 and asynchronous copies
+EXTRA = "pip install 'cnnengine[cuda12]' (or [cuda13], for a driver that runs CUDA 13)"
+
+
+def cupy() -> Any:
+    """CuPy. Raises: ImportError when it is not installed or does not fit this machine."""
+    return importlib.import_module("cupy")
+
+
+def has_driver() -> bool:
+    """Whether NVIDIA's driver can be loaded."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def missing(index: int | None = None, least: tuple[int, int] = LEAST_CAPABILITY) -> str | None:
+    """Why GPU `index` (None: the current one) cannot be used and what mends it; None if it can.
+
+    `least` is the compute capability that the kernels need.
+    """
+    if not has_driver():
+        return "no NVIDIA driver (libcuda.so.1 cannot be loaded); install one"
+    try:
+        runtime = cupy().cuda.runtime
+    except ModuleNotFoundError as error:
+        if error.name != "cupy":
+            return f"CuPy cannot be loaded ({error}); {EXTRA}"
+        return f"CuPy is not installed; {EXTRA}"
+    except ImportError as error:
+        told = next(iter(str(error).split("\n")), "").strip()
+        return f"CuPy cannot be loaded ({told}); {EXTRA}"
+    try:
+        driver, built = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+        if driver // 1000 < built // 1000:
+            return (
+                f"the NVIDIA driver runs CUDA up to {_version(driver)}, this CuPy is made for CUDA "
+                f"{_version(built)}; update the driver, or {EXTRA}"
+            )
+        count = runtime.getDeviceCount()
+        if count == 0:
+            return "no CUDA GPU is visible; look at CUDA_VISIBLE_DEVICES"
+        if index is not None and index >= count:
+            told = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+            return f"there is no GPU {index}; name one that is here: {told}"
+        told = runtime.getDeviceProperties(runtime.getDevice() if index is None else index)
+    except runtime.CUDARuntimeError as error:
+        return f"CUDA cannot be used ({error}); update the NVIDIA driver"
+    capability = (told["major"], told["minor"])
+    if capability < least:
+        name = told["name"].decode()
+        here, needed = (".".join(map(str, c)) for c in (capability, least))
+        return f"{name} has compute capability {here}; take a GPU with {needed} or newer"
+    return None
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def capability(index: int) -> tuple[int, int]:
+    """Compute capability of a device, like (9, 0)."""
+    told = cupy().cuda.runtime.getDeviceProperties(index)
+    return told["major"], told["minor"]
+
+
+def multiprocessors(index: int) -> int:
+    """Multiprocessors of a device: 132 on an H100, 108 on an A100."""
+    return cupy().cuda.runtime.getDeviceProperties(index)["multiProcessorCount"]
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """The errors by which CUDA says that the device or the work on it has failed."""
+    cuda = cupy().cuda
+    return cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError
+
+
+class Gpu:
+    """One GPU with two streams: `compute` for kernels, `copies` for what may overlap with them.
+
+    Neither waits for CUDA's default stream, nor does that wait for them.
+    """
+
+    def __init__(self, index: int) -> None:
+        """Open GPU `index` and make its compute stream the current one.
+
+        Raises: BackendError when CUDA cannot open it.
+        """
+        cp = cupy()
+        self.index = index
+        try:
+            cp.cuda.Device(index).use()
+            told = cp.cuda.runtime.getDeviceProperties(index)
+            self.compute = cp.cuda.Stream(non_blocking=True)
+            self.copies = cp.cuda.Stream(non_blocking=True)
+        except cp.cuda.runtime.CUDARuntimeError as error:
+            raise BackendError(f"GPU {index} cannot be opened: {error}") from error
+        self.name: str = told["name"].decode()
+        self.capability: tuple[int, int] = told["major"], told["minor"]
+        self.use()
+
+    def use(self) -> None:
+        """Make this GPU and its compute stream the current ones of this thread."""
+        cupy().cuda.Device(self.index).use()
+        self.compute.use()
+
+    def memory(self) -> tuple[int, int]:
+        """(free, total) bytes of the device's memory."""
+        free, total = cupy().cuda.runtime.memGetInfo()
+        return free, total
+
+    def empty(self, shape: Sequence[int], dtype: Any) -> Any:
+        """A new array on the device, content arbitrary. Raises: MemoryError."""
+        return cupy().empty(tuple(shape), dtype)
+
+    def pinned(self, size: int) -> np.ndarray:
+        """uint8 [size] on the host, page-locked: copies from and to it run beside other work."""
+        return np.frombuffer(cupy().cuda.alloc_pinned_memory(max(1, size)), np.uint8, size)
+
+    def event(self) -> Any:
+        """A mark that streams record and wait for; it keeps no time."""
+        return cupy().cuda.Event(disable_timing=True)
+
+    def copy(self, out: Any, source: Any, stream: Any = None) -> None:
+        """Start a copy between contiguous arrays of equal bytes, host or device, on a stream.
+
+        None is the compute stream. Of host memory that is not pinned, a source may be changed at
+        once, and the call waits for a copy into it.
+        """
+        assert out.nbytes == source.nbytes, "copies keep their size"
+        if source.nbytes == 0:
+            return
+        runtime = cupy().cuda.runtime
+        to_host, from_host = _on_host(out), _on_host(source)
+        kind = runtime.memcpyDeviceToDevice
+        if to_host or from_host:
+            kind = runtime.memcpyDeviceToHost if to_host else runtime.memcpyHostToDevice
+        queue = (stream or self.compute).ptr
+        runtime.memcpyAsync(_address(out), _address(source), source.nbytes, kind, queue)
+
+    def fill(self, array: Any, byte: int) -> None:
+        """Set every byte of a contiguous array, on the compute stream."""
+        if array.nbytes:
+            runtime = cupy().cuda.runtime
+            runtime.memsetAsync(_address(array), byte, array.nbytes, self.compute.ptr)
+
+    def capture(self, run: Callable[[], None]) -> Any:
+        """A graph of all that `run` launches on the compute stream; nothing of it runs now.
+
+        Every kernel must have run once before: loading one cannot be captured.
+        """
+        mode = cupy().cuda.runtime.streamCaptureModeThreadLocal
+        self.compute.begin_capture(mode)
+        try:
+            run()
+        finally:
+            graph = self.compute.end_capture()
+        return graph
+
+
+def _on_host(array: Any) -> bool:
+    return not hasattr(array, "__cuda_array_interface__")
+
+
+def _address(array: Any) -> int:
+    return array.ctypes.data if _on_host(array) else array.data.ptr
