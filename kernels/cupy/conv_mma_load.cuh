@@ -1,0 +1,263 @@
+// Loaders: how the operands of `multiply` come from global to shared memory, chunk by chunk.
+//
+//     Pixels         lines are pixels, along the depth (r, s, c)       forward's x, dgrad's dy
+//     Filters        lines are filters, along the depth (r, s, c)      forward's w
+//     FiltersAcross  lines are depths (r, s, k), across the channels   dgrad's w
+//     Gradients      lines are pixels (the depth), across the filters  wgrad's dy
+//     Patches        lines are pixels (the depth), across (r, s, c)    wgrad's x
+//
+// Each thread keeps the same chunk of every line that it copies, so it knows its place in the depth
+// (or in the tile) as a few numbers, which it counts on from step to step without a division. What
+// lies outside an image, a filter or the depth is copied as zeros. A group's channels are counted
+// in whole chunks (`padded`), so that a chunk never lies in two taps.
+//
+// WIDE loaders copy 16 bytes at a time in the background; they need every line to begin at a
+// multiple of 16 bytes. The others take one element at a time, any channels at any address.
+#pragma once
+#include "conv_mma.cuh"
+
+// A count whose digits have different ranges: a depth as (r, s, channel), a pixel as (image, row,
+// column).
+struct Digits {
+    int high, middle, low;
+    __device__ static Digits of(int count, int middles, int lows) {
+        return {count / lows / middles, count / lows % middles, count % lows};
+    }
+    // Count on by so many; both are below the ranges, so that each digit carries at most once.
+    __device__ void add(const Digits& by, int middles, int lows) {
+        low += by.low;
+        const bool carry_low = low >= lows;
+        low -= carry_low ? lows : 0;
+        middle += by.middle + carry_low;
+        const bool carry_middle = middle >= middles;
+        middle -= carry_middle ? middles : 0;
+        high += by.high + carry_middle;
+    }
+};
+
+// Copy a chunk of 16 bytes, of which the first `valid` elements are there and the others zero.
+template <bool WIDE, class T>
+__device__ inline void copy_chunk(unsigned char* to, const T* from, int valid) {
+    constexpr int VECTOR = 16 / sizeof(T);
+    if constexpr (WIDE) {
+        copy_async<16>(to, from, max(min(valid, VECTOR), 0) * int(sizeof(T)));
+    } else {
+        Vector<T, VECTOR> chunk;
+#pragma unroll
+        for (int e = 0; e < VECTOR; ++e) chunk.at[e] = e < valid ? from[e] : T();
+        store<VECTOR>(reinterpret_cast<T*>(to), chunk);
+    }
+}
+
+// Which chunks of an operand a thread copies: the same chunk of every SPACING-th line.
+template <class Memory_, int THREADS> struct Share {
+    using Memory = Memory_;
+    using T = typename Memory::Element;
+    static constexpr int VECTOR = Memory::VECTOR;
+    static_assert(THREADS % Memory::CHUNKS == 0, "a thread keeps its chunk");
+    static constexpr int SPACING = THREADS / Memory::CHUNKS;
+    static constexpr int COUNT = (Memory::LINES + SPACING - 1) / SPACING;
+    int line, chunk;  // its first
+    __device__ Share() : line(threadIdx.x / Memory::CHUNKS), chunk(threadIdx.x % Memory::CHUNKS) {}
+    __device__ bool has(int i) const {
+        return Memory::LINES % SPACING == 0 || line + i * SPACING < Memory::LINES;
+    }
+    __device__ int place(int i) const { return Memory::place(line + i * SPACING, chunk); }
+};
+
+// An image batch [images, height, width, channels of a group], `pitch` elements from pixel to pixel.
+template <class T> struct Images {
+    const T* at;
+    int height, width, channels, pitch;
+};
+
+// x[n, h, w, c] for a tap and a pixel: its first tap's row and column, and steps from tap to tap.
+struct Corner { int n, h, w; };
+struct Taps { int rows, columns, row_step, column_step; };
+
+template <class Memory_, int THREADS, bool EDGE, bool WIDE>
+struct Pixels : Share<Memory_, THREADS> {
+    using S = Share<Memory_, THREADS>;
+    using typename S::T;
+    const T* image[S::COUNT];
+    int h[S::COUNT], w[S::COUNT];
+    Images<T> x;
+    Taps taps;
+    int padded;
+    Digits at, step;  // (r, s, c) of this thread's chunk
+
+    // `corner_of(line)` is the Corner of the pixel in a line of the tile.
+    template <class CornerOf>
+    __device__ Pixels(const Images<T>& x, const Taps& taps, int depth, const CornerOf& corner_of)
+        : x(x), taps(taps), padded((x.channels + S::VECTOR - 1) / S::VECTOR * S::VECTOR),
+          at(Digits::of(S::chunk * S::VECTOR, taps.columns, padded)),
+          step(Digits::of(depth, taps.columns, padded)) {
+#pragma unroll
+        for (int i = 0; i < S::COUNT; ++i) {
+            const Corner corner = corner_of(S::line + i * S::SPACING);
+            image[i] = x.at + (long long)corner.n * x.height * x.width * x.pitch;
+            h[i] = corner.h;
+            w[i] = corner.w;
+        }
+    }
+
+    __device__ void copy(unsigned char* to) {
+        const bool there = at.high < taps.rows;
+#pragma unroll
+        for (int i = 0; i < S::COUNT; ++i) {
+            if (!S::has(i)) break;
+            int row = h[i] + at.high * taps.row_step, column = w[i] + at.middle * taps.column_step;
+            bool inside = there;
+            if constexpr (EDGE) {
+                row = min(max(row, 0), x.height - 1);
+                column = min(max(column, 0), x.width - 1);
+            } else {  // a negative number is a large unsigned one
+                inside = inside && unsigned(row) < unsigned(x.height) &&
+                         unsigned(column) < unsigned(x.width);
+            }
+            const T* from = image[i] + ((row * x.width + column) * x.pitch + at.low);
+            copy_chunk<WIDE>(to + S::place(i), from, inside ? x.channels - at.low : 0);
+        }
+        at.add(step, taps.columns, padded);
+    }
+};
+
+template <class Memory_, int THREADS, bool WIDE> struct Filters : Share<Memory_, THREADS> {
+    using S = Share<Memory_, THREADS>;
+    using typename S::T;
+    const T* filter[S::COUNT];
+    int taps, channels, padded, depth, step;
+
+    // w [filters, taps, channels] of the group; the tile begins at filter `first`.
+    __device__ Filters(const T* w, int filters, int taps, int channels, int first, int depth_step)
+        : taps(taps), channels(channels),
+          padded((channels + S::VECTOR - 1) / S::VECTOR * S::VECTOR),
+          depth(S::chunk * S::VECTOR), step(depth_step) {
+#pragma unroll
+        for (int i = 0; i < S::COUNT; ++i) {  // behind the last: the last again, never stored
+            const int k = min(first + S::line + i * S::SPACING, filters - 1);
+            filter[i] = w + (long long)k * taps * channels;
+        }
+    }
+
+    __device__ void copy(unsigned char* to) {
+        const int tap = WIDE ? 0 : depth / padded;  // 16-byte lines have no padding
+        const int c = WIDE ? depth : depth % padded;
+        const int valid = WIDE ? taps * channels - c : tap < taps ? channels - c : 0;
+#pragma unroll
+        for (int i = 0; i < S::COUNT; ++i)
+            if (S::has(i))
+                copy_chunk<WIDE>(to + S::place(i), filter[i] + tap * channels + c, valid);
+        depth += step;
+    }
+};
+
+// Which taps of a filter a phase of dgrad meets: from (first_row, first_column) on, in steps.
+struct PhaseTaps { int rows, columns, first_row, first_column, every_row, every_column; };
+
+template <class Memory_, int THREADS, bool WIDE> struct FiltersAcross : Share<Memory_, THREADS> {
+    using S = Share<Memory_, THREADS>;
+    using typename S::T;
+    const T* w;  // [filters, height, width, channels] of the group, at this thread's channel
+    PhaseTaps taps;
+    int filters, height, width, channels, padded, valid;
+    Digits at[S::COUNT], step;  // (i, j, k) of each line
+
+    __device__ FiltersAcross(const T* w, const PhaseTaps& taps, int filters, int height, int width,
+                             int channels, int first, int depth)
+        : w(w + first + S::chunk * S::VECTOR), taps(taps), filters(filters), height(height),
+          width(width), channels(channels),
+          padded((filters + S::VECTOR - 1) / S::VECTOR * S::VECTOR),
+          valid(channels - first - S::chunk * S::VECTOR),
+          step(Digits::of(depth, taps.columns, padded)) {
+#pragma unroll
+        for (int i = 0; i < S::COUNT; ++i)
+            at[i] = Digits::of(S::line + i * S::SPACING, taps.columns, padded);
+    }
+
+    __device__ void copy(unsigned char* to) {
+#pragma unroll
+        for (int i = 0; i < S::COUNT; ++i) {
+            if (!S::has(i)) break;
+            const int r = taps.first_row + at[i].high * taps.every_row;
+            const int s = taps.first_column + at[i].middle * taps.every_column;
+            const int k = at[i].low;
+            const bool there = at[i].high < taps.rows && k < filters;
+            const T* from = w + ((k * height + r) * width + s) * channels;
+            copy_chunk<WIDE>(to + S::place(i), from, there ? valid : 0);
+            at[i].add(step, taps.columns, padded);
+        }
+    }
+};
+
+template <class Memory_, int THREADS, bool WIDE> struct Gradients : Share<Memory_, THREADS> {
+    using S = Share<Memory_, THREADS>;
+    using typename S::T;
+    const T* dy;  // [pixels, filters] of the group, at this thread's line and filter
+    int pitch, pixel, pixels, valid, step;
+
+    __device__ Gradients(const T* dy, int pixels, int pitch, int filters, int first_pixel,
+                         int first_filter, int depth)
+        : pitch(pitch), pixel(first_pixel + S::line), pixels(pixels),
+          valid(filters - first_filter - S::chunk * S::VECTOR), step(depth) {
+        this->dy = dy + ((long long)pixel * pitch + first_filter + S::chunk * S::VECTOR);
+    }
+
+    __device__ void copy(unsigned char* to) {
+#pragma unroll
+        for (int i = 0; i < S::COUNT; ++i)
+            if (S::has(i))
+                copy_chunk<WIDE>(to + S::place(i), dy + (long long)i * S::SPACING * pitch,
+                                 pixel + i * S::SPACING < pixels ? valid : 0);
+        pixel += step;
+        dy += (long long)step * pitch;
+    }
+};
+
+template <class Memory_, int THREADS, bool EDGE, bool WIDE>
+struct Patches : Share<Memory_, THREADS> {
+    using S = Share<Memory_, THREADS>;
+    using typename S::T;
+    Images<T> x;
+    int rows, columns, stride_h, stride_w;  // of dy
+    int h, w, c, valid;                     // of this thread's tap, from a pixel's corner
+    Digits at[S::COUNT], step;              // (n, p, q) of each line
+    int images;
+
+    // The tile's columns begin at the padded (r, s, c) called `first`, its lines at `first_pixel`.
+    __device__ Patches(const Images<T>& x, int images, int rows, int columns, int stride_h,
+                       int stride_w, const Taps& taps, int top, int left, int first_pixel,
+                       int first, int depth)
+        : x(x), rows(rows), columns(columns), stride_h(stride_h), stride_w(stride_w),
+          step(Digits::of(depth, rows, columns)), images(images) {
+        const int padded = (x.channels + S::VECTOR - 1) / S::VECTOR * S::VECTOR;
+        const Digits tap = Digits::of(first + S::chunk * S::VECTOR, taps.columns, padded);
+        h = tap.high * taps.row_step - top;
+        w = tap.middle * taps.column_step - left;
+        c = tap.low;
+        valid = tap.high < taps.rows ? x.channels - c : 0;
+#pragma unroll
+        for (int i = 0; i < S::COUNT; ++i)
+            at[i] = Digits::of(first_pixel + S::line + i * S::SPACING, rows, columns);
+    }
+
+    __device__ void copy(unsigned char* to) {
+#pragma unroll
+        for (int i = 0; i < S::COUNT; ++i) {
+            if (!S::has(i)) break;
+            int row = at[i].middle * stride_h + h, column = at[i].low * stride_w + w;
+            bool inside = at[i].high < images;
+            if constexpr (EDGE) {
+                row = min(max(row, 0), x.height - 1);
+                column = min(max(column, 0), x.width - 1);
+            } else {
+                inside = inside && unsigned(row) < unsigned(x.height) &&
+                         unsigned(column) < unsigned(x.width);
+            }
+            const long long line = (long long)at[i].high * x.height + row;
+            const T* from = x.at + ((line * x.width + column) * x.pitch + c);
+            copy_chunk<WIDE>(to + S::place(i), from, inside ? valid : 0);
+            at[i].add(step, rows, columns);
+        }
+    }
+};
