@@ -51,3 +51,15 @@ __global__ void __launch_bounds__(Tile::THREADS) conv2d_wgrad_mma_kernel(
         store_chunk(out + ((filter * R * S + tap) * C + c), value, valid, C % 4 == 0);
     }
 }
+
+// out [count] = the sum of parts [terms, count], from the first row to the last.
+template <int THREADS>
+__global__ void __launch_bounds__(THREADS)
+add_parts_kernel(const float* parts, float* out, long long count, int terms) {
+    const long long i = blockIdx.x * (long long)THREADS + threadIdx.x;
+    if (i >= count) return;
+    float total = 0.0f;
+#pragma unroll 4
+    for (int term = 0; term < terms; ++term) total += parts[term * count + i];
+    out[i] = total;
+}
