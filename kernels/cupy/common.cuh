@@ -1,8 +1,7 @@
 // What all kernels share: element types, vectors of them, shared memory and asynchronous copies.
 //
 // Everything that needs an instruction of the GPU stands here (and in mma.cuh) behind a small
-// function, once as PTX and once in plain C++ for the simulator. The kernels themselves are the same
-// for both.
+// function, once as PTX and once in plain C++ for the simulator. The kernels are the same for both.
 #pragma once
 
 struct float16 { unsigned short bits; };   // IEEE binary16
@@ -10,7 +9,9 @@ struct bfloat16 { unsigned short bits; };  // the upper half of a float
 
 // Widening is exact; `narrow<T>` rounds to nearest, ties to even, as every conversion here.
 __device__ inline float widen(float value) { return value; }
-__device__ inline float widen(bfloat16 value) { return __uint_as_float(unsigned(value.bits) << 16); }
+__device__ inline float widen(bfloat16 value) {
+    return __uint_as_float(unsigned(value.bits) << 16);
+}
 
 #ifdef CNNENGINE_SIMULATOR
 inline float widen(float16 value) {
@@ -149,3 +150,20 @@ template <int GROUPS> __device__ inline void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
 }
 #endif
+
+// WIDTH elements, or zeros, from global to shared memory; in the background where a copy can be.
+template <int WIDTH, class T>
+__device__ inline void copy_or_zero(T* to, const T* from, bool copies) {
+    constexpr int BYTES = WIDTH * sizeof(T);
+    if constexpr (BYTES >= 4)
+        copy_async<BYTES>(to, from, copies ? BYTES : 0);
+    else
+        *to = copies ? *from : narrow<T>(0.0f);
+}
+
+// Four neighbouring elements as float.
+template <class T> __device__ inline void widen_four(float (&to)[4], const T* from) {
+    const auto four = load<4>(from);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[i] = widen(four.at[i]);
+}

@@ -1,8 +1,8 @@
 // The simulator's machine: runs the blocks of a grid one after the other, a fiber for each thread.
 //
 // Between two barriers the threads run in a random order, and warps may fall behind each other, so
-// that a kernel which forgets a barrier computes something else. Shared memory is full of NaN when a
-// block starts and has guard bytes behind every array. Asynchronous copies happen when they are
+// that a kernel which forgets a barrier computes something else. Shared memory is full of NaN when
+// a block starts and has guard bytes behind every array. Asynchronous copies happen when they are
 // waited for, no sooner.
 #include "simulator.h"
 

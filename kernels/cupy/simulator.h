@@ -61,7 +61,7 @@ template <class V> struct Deposits {
 };
 
 // Every lane of the warp calls it; it returns when all have, with the values of all 32 lanes.
-// This is how warp-wide instructions are simulated: hand over the operands, then compute one's part.
+// So warp-wide instructions are simulated: hand over the operands, then compute one's part.
 template <class V> Deposits<V> exchange(const V& mine, const char* what) {
     static_assert(sizeof(V) <= SLOT_BYTES, "more than a slot holds");
     return {deposit(&mine, sizeof(V), what)};
