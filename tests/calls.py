@@ -48,6 +48,7 @@ class Call:
     reduction: int = 1
     floor: Mapping[str, float] = field(default_factory=dict)
     pitch: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # channels before, after
+    border: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # rows, columns of zeros
     columns: frozenset[str] = frozenset()  # images of one column that lie in images of three
     types: Mapping[str, str] = field(default_factory=dict)  # of outputs that are no one else's
     kinds: Mapping[str, str] = field(default_factory=dict)  # rows of the tolerance table
@@ -59,6 +60,7 @@ class Call:
             shape = getattr(value, "shape", None)
             told.append(f"{name}={value if shape is None else shape}")
         told += [f"pitch={dict(self.pitch)}"] * bool(self.pitch)
+        told += [f"border={dict(self.border)}"] * bool(self.border)
         told += [f"columns={sorted(self.columns)}"] * bool(self.columns)
         return ", ".join(told)
 

@@ -55,6 +55,8 @@ class Adapter:
 
 
 def _native_gap(call: Call) -> bool:
+    if call.border:
+        return True
     op, groups = call.inputs.get("op"), getattr(call.inputs.get("op"), "groups", 1)
     filters = call.out_shape if call.function == "conv2d_wgrad" else np.shape(call.inputs.get("w"))
     if groups > 1 and filters and min(filters[0] // groups, filters[3]) < 4:
@@ -87,6 +89,11 @@ def _choose_rows(function: str, arguments: Mapping[str, Any]) -> spec.Config:
     return conv_plan.plan(function, {**arguments, "config": config}).config
 
 
+def _triton_gap(call: Call) -> bool:
+    edge = getattr(call.inputs.get("op"), "padding_mode", "zeros") == "edge"
+    return "float64" in call.types.values() or (edge and bool(call.border))
+
+
 class TritonAdapter(Adapter):
     """Arrays are CuPy's, or NumPy's where the kernels run in Triton's interpreter."""
 
@@ -117,7 +124,7 @@ ADAPTERS: dict[str, Adapter] = {  # how each backend differs from one that does 
     # the interpreter takes about a second for a case; on a GPU every case is run
     "triton": TritonAdapter(
         ("float32", "float16", "bfloat16"),
-        gap=lambda call: "float64" in call.types.values(),  # a cast to it
+        gap=_triton_gap,
         has_threads=False,
         every=16 if interpreted() else 1,
     ),
@@ -155,6 +162,7 @@ class _Placed:
     view: Any
     before: np.ndarray
     window: tuple[Any, ...]
+    border: np.ndarray  # where `whole` has zeros after the call, whatever it had before
 
 
 @dataclass(frozen=True)
@@ -189,10 +197,21 @@ class Machine:
         if name in call.columns:
             window[2] = slice(1, 2)
             shape[2] = 3
+        rows, columns = call.border.get(name, (0, 0))
+        if name in call.border:
+            window[1:3] = slice(0, shape[1]), slice(0, shape[2])
+            shape[1] += rows if shape[0] > 1 else 0  # strides tell of none below a single image
+            shape[2] += columns
         wide = blank(tuple(shape), str(host.dtype)) if shape != [*host.shape] else host.copy()
+        border = np.zeros(shape, bool)
+        if name in call.border:
+            border[(..., window[-1])] = True
+            border[tuple(window)] = False
+        if spec.directions(call.function)[name] == "in":
+            wide[border] = 0
         wide[tuple(window)] = host
         whole = self.adapter.to_device(wide)
-        return _Placed(whole, whole[tuple(window)], wide, tuple(window))
+        return _Placed(whole, whole[tuple(window)], wide, tuple(window), border)
 
     def run(
         self, call: Call, shapes: Mapping[str, tuple[int, ...]], *, as_plan: bool = False
@@ -230,6 +249,8 @@ class Machine:
             if name in written_to or directions.get(name) in ("out", "inout"):
                 results[written_to.get(name, name)] = after[item.window].copy()
                 after[item.window] = item.before[item.window]
+                assert (after[item.border] == 0).all(), f"{call}: the border of {name} is not zero"
+                after[item.border] = item.before[item.border]
             assert same_bits(after, item.before), f"{call}: memory of {name} was overwritten"
         return results
 

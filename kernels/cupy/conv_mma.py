@@ -219,9 +219,7 @@ def dgrad(
     )
 
 
-def wgrad(
-    x: Any, dy: Any, out: Any, op: Conv2d, tile: MmaTile, parts: int, memory: Any
-) -> None:
+def wgrad(x: Any, dy: Any, out: Any, op: Conv2d, tile: MmaTile, parts: int, memory: Any) -> None:
     """dw from `parts` splits; `memory` is float32 [parts * dw's size], or unused for one split."""
     (n, p, q, _), (k, r, s, c) = dy.shape, out.shape
     pixels, filters, itemsize = n * p * q, k // op.groups, x.dtype.itemsize

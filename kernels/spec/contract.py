@@ -161,7 +161,7 @@ def contiguous(function: str, **arrays: Array | None) -> None:
         if array is not None and not _has_pitch(array, exact=True):
             raise ShapeError(
                 f"{function}: {name} must be C-contiguous; shape={tuple(array.shape)}, "
-                f"strides={array.strides} bytes"
+                f"{_told(array)}"
             )
 
 
@@ -171,11 +171,18 @@ def pitched(function: str, **arrays: Array | None) -> None:
         if array is not None and not _has_pitch(array, exact=False):
             raise ShapeError(
                 f"{function}: {name} must be NHWC (channels together, pixels in order); "
-                f"shape={tuple(array.shape)}, strides={array.strides} bytes"
+                f"shape={tuple(array.shape)}, {_told(array)}"
             )
 
 
+def _told(array: Array) -> str:
+    strides = getattr(array, "strides", None)
+    return f"border={array.border}" if strides is None else f"strides={strides} bytes"
+
+
 def _has_pitch(array: Array, *, exact: bool) -> bool:
+    if any(getattr(array, "border", ())):  # of a graph's value
+        return False
     strides = getattr(array, "strides", None)
     if strides is None or 0 in array.shape or len(array.shape) == 0:
         return True

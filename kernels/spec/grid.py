@@ -1,10 +1,10 @@
 """Where the pixels of an NHWC array lie: in order, or with a border of zeros around the images.
 
-An activation may lie in a buffer whose rows are longer than W and whose images are higher than H,
-like `buffer[:, :H, :W]` of [N, H + rows, W + columns, C]. The elements between its first and its
-last pixel that are no pixels are its border. The border holds zeros: a function that takes bordered
-arrays counts on them in what it reads and writes them in what it writes. So a convolution finds the
-zeros of its padding in memory and never asks which pixels lie outside.
+An activation may be `buffer[:, :H, :W]` of a buffer [N, H + rows, W + columns, C]. What belongs to
+the buffer alone is its border, and holds zeros: a function that takes bordered arrays counts on
+them in what it reads and writes them in what it writes. So a convolution finds the zeros of its
+padding in memory and never asks which pixels lie outside. (Strides do not tell whether there are
+rows below a single image: then none are read or written.)
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .contract import Array
 class Grid(NamedTuple):
     """Pixel (n, h, w) begins at element ((n * lines + h) * line + w) * pitch."""
 
-    pitch: int  # elements from pixel to pixel
-    line: int  # pixels from row to row: W and the columns of the border
     lines: int  # rows from image to image: H and the rows of the border
+    line: int  # pixels from row to row: W and the columns of the border
+    pitch: int  # elements from pixel to pixel: C, more for a slice of channels
 
 
 def grid(array: Array) -> Grid:
@@ -38,9 +38,9 @@ def _grid(array: Array) -> Grid | None:
     strides = getattr(array, "strides", None)
     if strides is None:
         rows, columns = getattr(array, "border", (0, 0))
-        return Grid(c, w + columns, h + rows)
+        return Grid(h + rows, w + columns, c)
     if 0 in array.shape:
-        return Grid(c, w, h)
+        return Grid(h, w, c)
     image, row, pixel = (stride // array.dtype.itemsize for stride in strides[:3])
     pitch = pixel if w > 1 else row if h > 1 else image if n > 1 else c
     line = row // pitch if w > 1 and h > 1 and pitch > 0 else w
@@ -50,20 +50,19 @@ def _grid(array: Array) -> Grid | None:
         extent == 1 or stride == step * array.dtype.itemsize
         for extent, stride, step in zip(array.shape, strides, steps, strict=True)
     )
-    return Grid(pitch, line, lines) if fits and pitch >= c and line >= w and lines >= h else None
+    return Grid(lines, line, pitch) if fits and pitch >= c and line >= w and lines >= h else None
 
 
 def border(array: Array) -> tuple[int, int]:
     """(rows below, columns to the right) of the border of an NHWC array or graph's value."""
-    _, line, lines = grid(array)
+    lines, line, _ = grid(array)
     return lines - array.shape[1], line - array.shape[2]
 
 
 def positions(array: Array) -> int:
-    """The pixels of an NHWC array and of its border, from its first pixel to its last."""
-    n, h, w, _ = array.shape
-    of = grid(array)
-    return ((n - 1) * of.lines + h - 1) * of.line + w if n else 0
+    """The pixels of an NHWC array and of its border."""
+    lines, line, _ = grid(array)
+    return array.shape[0] * lines * line
 
 
 def bordered(function: str, **arrays: Array | None) -> None:

@@ -58,7 +58,8 @@ def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
         for array in value if isinstance(value, Sequence) else (value,):
             if hasattr(array, "dtype") and spec.dtype_name(array) == "float64":
                 return f"computes in float32, float16 and bfloat16, {parameter} is float64"
-    return None
+    file = importlib.import_module(name)
+    return file.supports(function, arguments) if hasattr(file, "supports") else None
 
 
 def choose(function: str, arguments: Mapping[str, Any]) -> spec.Config:

@@ -18,7 +18,7 @@ from .tiles import row_tile
 @triton.jit
 def _zero_border_kernel(
     out,  # [N, H, W, C]
-    count, H, W, C, pitch, line, lines,
+    N, H, W, C, pitch, line, lines,
     places,  # positions of the border of each image: right of its rows, then below
     LONG: tl.constexpr, BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
@@ -34,7 +34,7 @@ def _zero_border_kernel(
     h = tl.where(right, i // tl.maximum(beside, 1), H + below // line)
     v = tl.where(right, W + i % tl.maximum(beside, 1), below % line)
     g = (n * lines + h) * line + v
-    ok = (g < count) & (c < C)
+    ok = (n < N) & (c < C)
     if LONG:
         g = g.to(tl.int64)
     zeros = tl.zeros((BLOCK_PLACES, BLOCK_CHANNELS), out.dtype.element_ty)
@@ -44,13 +44,13 @@ def _zero_border_kernel(
 def zero_border(out: Any) -> None:
     """Write the zeros of the border of an NHWC array; nothing where it has none."""
     n, h, w, c = out.shape
-    of, count = grid(out), positions(out)
+    of = grid(out)
     places = h * (of.line - w) + (of.lines - h) * of.line
     rows, columns = row_tile(c)
     launch(
         _zero_border_kernel,
         cdiv(n * places, rows) * cdiv(c, columns),
-        *(out, count, h, w, c, of.pitch, of.line, of.lines, places),
-        LONG=count * of.pitch >= LARGE,
+        *(out, n, h, w, c, of.pitch, of.line, of.lines, places),
+        LONG=positions(out) * of.pitch >= LARGE,
         **{"BLOCK_PLACES": rows, "BLOCK_CHANNELS": columns},
     )

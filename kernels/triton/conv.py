@@ -21,9 +21,10 @@ from dataclasses import replace
 from typing import Any
 
 from .. import spec
+from ..errors import UnsupportedError
 from ..spec import Config, Conv2d, MaxPool2d
 from ..spec.contract import Array, Out, dtype_name
-from ..spec.grid import positions
+from ..spec.grid import border, positions
 from ..tiling import Problem
 from . import conv_halo, conv_halo_wgrad, conv_unpool
 from .border import zero_border
@@ -33,6 +34,18 @@ from .conv_wgrad import splits, wgrad
 from .gpu import architecture, multiprocessors
 from .launch import scratch, usable
 from .tiles import Tile, pick, product_tile
+
+
+def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
+    """Why a call cannot run here, from shapes and parameters alone; None if it can."""
+    op = arguments.get("op")
+    if op is None or op.padding_mode == "zeros" or not any(op.padding):
+        return None
+    for name in ("x", "dy", "residual", "mask", "out"):
+        array = None if (function, name) == ("conv2d_wgrad", "out") else arguments.get(name)
+        if array is not None and any(border(array)):
+            return f"pads with zeros only where an array has a border of them, {name} has one"
+    return None
 
 
 def choose(function: str, arguments: Mapping[str, Any]) -> Config:
@@ -119,6 +132,8 @@ def _ready(
 ) -> tuple[Config, Any]:
     """The config and the float32 workspace of a call whose arrays are all usable."""
     usable(function, **arrays, workspace=workspace)
+    if (reason := supports(function, {**arrays, **arguments})) is not None:
+        raise UnsupportedError(f"{function}: backend triton {reason}; use backend numpy")
     config = config or choose(function, arguments)
     return config, scratch(workspace, config.workspace_bytes // 4)
 
@@ -210,6 +225,7 @@ def conv2d_relu_pool(
     arrays = {"x": x, "w": w, "b": b, "out": out, "code": code}
     config, _ = _ready("conv2d_relu_pool", arguments, config, workspace, **arrays)
     forward_pooled(x, w, b, out, code, op, _tile_of(config))
+    zero_border(out)
 
 
 @spec.implements(spec.conv2d_relu_pool_backward)
@@ -228,3 +244,4 @@ def conv2d_relu_pool_backward(
     arrays = {"dy": dy, "code": code, "out": out, "db": db}
     _, memory = _ready("conv2d_relu_pool_backward", arguments, config, workspace, **arrays)
     conv_unpool.unpool(dy, code, out, db, memory)
+    zero_border(out)

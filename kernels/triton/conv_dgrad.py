@@ -29,6 +29,7 @@ import triton
 import triton.language as tl
 
 from .. import spec
+from ..spec.grid import grid
 from .conv_forward import (
     FEW_CHANNELS,
     MOST_BITS,
@@ -71,7 +72,7 @@ def _conv2d_dgrad_kernel(
     mask,  # [N, H, W, C] or None
     sums,  # [row tiles of all phases, C] float32 or None: the shares of db
     N, H, W, P, Q, row_tiles,  # of the largest phase
-    dy_pitch, mask_pitch, out_pitch,
+    dy_pitch, mask_lines, mask_line, mask_pitch, out_lines, out_line, out_pitch,
     C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, GROUPS: tl.constexpr,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
@@ -158,17 +159,18 @@ def _conv2d_dgrad_kernel(
             part = tl.load(dy + (k - shift) + first_part, mask=ok, other=0.0)
             weights = tl.load(w + at + first_weight, mask=weight_ok, other=0.0)
         total = dot(part, weights, total, PRECISION)
-    pixel = (n * H + h) * W + v
     ok = pixel_ok & channel_ok
     c += group * C
     if mask is not None:
-        gate = tl.load(mask + (pixel * mask_pitch + c), mask=ok, other=0.0)
+        at = (n * mask_lines + h) * mask_line + v
+        gate = tl.load(mask + (at * mask_pitch + c), mask=ok, other=0.0)
         total = tl.where(wide(gate) <= 0, 0.0, total)  # a NaN is not below 0
     if sums is not None:
         place = phase * row_tiles + row
         shares = tl.sum(tl.where(ok, total, 0.0), 0)[None, :]
         tl.store(sums + (place * (GROUPS * C) + c), shares, mask=channel_ok)
-    tl.store(out + (pixel * out_pitch + c), narrow(total, out.dtype.element_ty), mask=ok)
+    at = (n * out_lines + h) * out_line + v
+    tl.store(out + (at * out_pitch + c), narrow(total, out.dtype.element_ty), mask=ok)
 
 
 @triton.jit
@@ -263,13 +265,15 @@ def _product(
 ) -> None:
     n, height, width, c = out.shape
     row_tiles = phase_tiles(out.shape, op.stride, tile.rows)
+    seen, beside, here = grid(dy), grid(out if mask is None else mask), grid(out)
     programs = row_tiles * cdiv(c // op.groups, tile.columns)
     stated = {**constants(op, w.shape), "TOP": corner[0], "LEFT": corner[1]}
     launch(
         _conv2d_dgrad_kernel,
         op.groups * op.stride[0] * op.stride[1] * programs,
-        *(dy, w, out, mask, sums, n, height, width, dy.shape[1], dy.shape[2], row_tiles),
-        *(pixel_pitch(dy), 0 if mask is None else pixel_pitch(mask), pixel_pitch(out)),
+        # zeros around dy may as well be those of its border
+        *(dy, w, out, mask, sums, n, height, width, seen.lines, seen.line, row_tiles),
+        *(seen.pitch, *beside, *here),
         **stated,
         COMMON_H=gcd(op.stride[0], op.dilation[0]),
         COMMON_W=gcd(op.stride[1], op.dilation[1]),

@@ -28,7 +28,8 @@ import triton
 import triton.language as tl
 
 from .. import spec
-from .launch import cdiv, dot, large, launch, narrow, pixel_pitch, wide
+from ..spec.grid import grid
+from .launch import cdiv, dot, large, launch, narrow, wide
 from .tiles import Tile
 
 FEW_CHANNELS = 16  # of a group: below, a block of the sum spans several taps
@@ -77,6 +78,14 @@ def load_pixels(x, n, h, w, c, ok, H, W, pitch, EDGE: tl.constexpr):
     else:
         ok = ok & within(h, H) & within(w, W)
     return tl.load(x + (((n * H + h) * W + w) * pitch + c), mask=ok, other=0.0)
+
+
+@triton.jit
+def placed(m, P, Q, lines, line, BORDER: tl.constexpr):
+    """Where pixel m of images [P, Q] lies in an array with a border: a grid of `lines` x `line`."""
+    if BORDER:
+        m = (m // Q // P * lines + m // Q % P) * line + m % Q
+    return m
 
 
 @triton.jit
@@ -150,13 +159,13 @@ def _conv2d_kernel(
     residual,  # [N, P, Q, K] or None
     out,  # [N, P, Q, K]
     pixels, H, W, P, Q,
-    x_pitch, residual_pitch, out_pitch,
+    x_pitch, residual_lines, residual_line, residual_pitch, out_lines, out_line, out_pitch,
     C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, GROUPS: tl.constexpr,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
     TOP: tl.constexpr, LEFT: tl.constexpr,
     EDGE: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,
-    RELU: tl.constexpr, LONG: tl.constexpr,
+    RELU: tl.constexpr, BORDER: tl.constexpr, LONG: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr, BLOCK_FILTERS: tl.constexpr, BLOCK_DEPTH: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -182,10 +191,12 @@ def _conv2d_kernel(
     if b is not None:
         total += tl.load(b + k, mask=k < GROUPS * K, other=0.0)
     if residual is not None:
-        total += wide(tl.load(residual + (m * residual_pitch + k), mask=ok, other=0.0))
+        at = placed(m, P, Q, residual_lines, residual_line, BORDER)
+        total += wide(tl.load(residual + (at * residual_pitch + k), mask=ok, other=0.0))
     if RELU:
         total = tl.where(total < 0, 0.0, total)  # a NaN is not below 0
-    tl.store(out + (m * out_pitch + k), narrow(total, out.dtype.element_ty), mask=ok)
+    at = placed(m, P, Q, out_lines, out_line, BORDER)
+    tl.store(out + (at * out_pitch + k), narrow(total, out.dtype.element_ty), mask=ok)
 
 
 @triton.jit
@@ -203,13 +214,13 @@ def _conv2d_relu_pool_kernel(
     out,  # [N, P/2, Q/2, K]
     code,  # [N, P/2, Q/2, K] int8, contiguous, or None
     windows, H, W, ROWS, COLUMNS,  # rows and columns of windows in an image
-    x_pitch, out_pitch,
+    x_pitch, out_lines, out_line, out_pitch,
     C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, GROUPS: tl.constexpr,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
     TOP: tl.constexpr, LEFT: tl.constexpr,
     EDGE: tl.constexpr, FLAT: tl.constexpr, PRECISION: tl.constexpr,
-    DEAD: tl.constexpr, LONG: tl.constexpr,
+    DEAD: tl.constexpr, BORDER: tl.constexpr, LONG: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr, BLOCK_FILTERS: tl.constexpr, BLOCK_DEPTH: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -249,7 +260,8 @@ def _conv2d_relu_pool_kernel(
     best, at = _later_if_larger(best, at, v3, 3)
     at = tl.where(best <= 0, DEAD, at)
     best = tl.where(best <= 0, 0.0, best)
-    tl.store(out + (m * out_pitch + k), narrow(best, out.dtype.element_ty), mask=ok)
+    to = placed(m, ROWS, COLUMNS, out_lines, out_line, BORDER)
+    tl.store(out + (to * out_pitch + k), narrow(best, out.dtype.element_ty), mask=ok)
     if code is not None:
         tl.store(code + (m * (GROUPS * K) + k), at.to(tl.int8), mask=ok)
 
@@ -280,13 +292,15 @@ def forward(
     n, p, q, k = out.shape
     pixels = n * p * q
     tiles = cdiv(pixels, tile.rows) * cdiv(k // op.groups, tile.columns)
-    residual_pitch = 0 if residual is None else pixel_pitch(residual)
+    seen, beside, here = grid(x), grid(out if residual is None else residual), grid(out)
     launch(
         _conv2d_kernel,
         op.groups * tiles,
-        *(x, w, b, residual, out, pixels, x.shape[1], x.shape[2], p, q),
-        *(pixel_pitch(x), residual_pitch, pixel_pitch(out)),
+        # zeros around x may as well be those of its border
+        *(x, w, b, residual, out, pixels, seen.lines, seen.line, p, q),
+        *(seen.pitch, *beside, *here),
         RELU=relu,
+        BORDER=(*beside[:2], *here[:2]) != (p, q, p, q),
         LONG=large(x, w, residual, out),
         **_forward_constants(op, w, tile),
     )
@@ -298,13 +312,15 @@ def forward_pooled(
     """Launch `_conv2d_relu_pool_kernel`: a program for each group, tile of windows and filters."""
     n, rows, columns, k = out.shape
     windows = n * rows * columns
+    seen, here = grid(x), grid(out)
     tiles = cdiv(4 * windows, tile.rows) * cdiv(k // op.groups, tile.columns)
     launch(
         _conv2d_relu_pool_kernel,
         op.groups * tiles,
-        *(x, w, b, out, code, windows, x.shape[1], x.shape[2], rows, columns),
-        *(pixel_pitch(x), pixel_pitch(out)),
+        *(x, w, b, out, code, windows, seen.lines, seen.line, rows, columns),
+        *(seen.pitch, *here),
         DEAD=spec.DEAD,
+        BORDER=here[:2] != (rows, columns),
         LONG=large(x, w, out),
         **_forward_constants(op, w, tile),
     )

@@ -33,7 +33,7 @@ import triton.language as tl
 
 from .. import spec
 from ..spec.contract import ITEMSIZE, dtype_name
-from ..spec.grid import border, grid, positions
+from ..spec.grid import Grid, border, grid, positions
 from .conv_forward import tile_of_program
 from .launch import (
     LARGE,
@@ -220,7 +220,8 @@ def declined(function: str, arguments: Mapping[str, Any]) -> str | None:
         return f"{summed[0]} channels are no multiple of {LEAST}"
     if any(count * ITEMSIZE[dtype] % 16 for count in (c, *(grid(a).pitch for a in sources))):
         return f"pixels or taps do not start at multiples of 16 bytes ({c} channels of {dtype})"
-    needed = (max(top, bottom), max(left, right))
+    n = sources[0].shape[0]
+    needed = (max(top, bottom) if n > 1 else 0, max(left, right))
     borders = [border(a) for a in sources]
     if any(b[0] < needed[0] or b[1] < needed[1] for b in borders):
         told = ", ".join(f"{n} {b}" for n, b in zip(READ[function], borders, strict=True))
@@ -236,22 +237,21 @@ class _Place:
 
     array: Any  # as an argument of the launch
     blocks: bool
-    numbers: tuple[int, int, int]  # lines, line, pitch
+    grid: Grid
     end: int  # an offset that no element passes
 
 
 def _place(array: Any, source: Any, tile: Tile) -> _Place:
     if array is None:
-        return _Place(None, False, (0, 0, 0), 0)
+        return _Place(None, False, Grid(0, 0, 0), 0)
     here, size = grid(array), array.dtype.itemsize
     same = border(array) == border(source)
     blocks = same and here.pitch * size % 16 == 0 and address(array) % 16 == 0
-    n, _, _, c = array.shape
-    end = n * here.lines * here.line * here.pitch
+    end = positions(array) * here.pitch
     if blocks:
-        matrix, block = (positions(array), c), (tile.rows, tile.columns)
+        matrix, block = (positions(array), array.shape[3]), (tile.rows, tile.columns)
         array = descriptor(array, matrix, here.pitch, block)
-    return _Place(array, blocks, (here.lines, here.line, here.pitch), end)
+    return _Place(array, blocks, here, end)
 
 
 def _constants(op: spec.Conv2d, w: Any, tile: Tile) -> dict[str, Any]:
@@ -278,7 +278,7 @@ def forward(
         descriptor(x, (count, c), here.pitch, (tile.rows, tile.depth)),
         descriptor(w, (k, r * s * c), r * s * c, (tile.columns, tile.depth)),
         *(b, beside.array, target.array, count, x.shape[1], x.shape[2], here.lines, here.line),
-        *(*beside.numbers, *target.numbers),
+        *(*beside.grid, *target.grid),
         **{"RESIDUAL_BLOCKS": beside.blocks, "OUT_BLOCKS": target.blocks, "RELU": relu},
         **{"LONG": max(beside.end, target.end) >= LARGE, "BLOCK_FILTERS": tile.columns},
         **_constants(op, w, tile),
@@ -308,7 +308,7 @@ def dgrad(
         descriptor(w, (k, r * s * c), r * s * c, (tile.depth, tile.columns)),
         *(beside.array, target.array, None if db is None else sums),
         *(count, dy.shape[1], dy.shape[2], here.lines, here.line),
-        *(*beside.numbers, *target.numbers),
+        *(*beside.grid, *target.grid),
         **{"MASK_BLOCKS": beside.blocks, "OUT_BLOCKS": target.blocks},
         **{"LONG": max(beside.end, target.end) >= LARGE, "BLOCK_CHANNELS": tile.columns},
         **_constants(op, w, tile),

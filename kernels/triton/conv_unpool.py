@@ -16,7 +16,9 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from .launch import add_in_order, cdiv, large, launch, narrow, pixel_pitch, wide
+from ..spec.grid import grid
+from .conv_forward import placed
+from .launch import add_in_order, cdiv, large, launch, narrow, wide
 from .tiles import power_of_two
 
 
@@ -26,8 +28,9 @@ def _conv2d_relu_pool_backward_kernel(
     code,  # [N, P/2, Q/2, K] int8, contiguous
     out,  # [N, P, Q, K]
     sums,  # [row tiles, K] float32 or None: the shares of db
-    pixels, P, Q, K, dy_pitch, out_pitch,
-    LONG: tl.constexpr, BLOCK_PIXELS: tl.constexpr, BLOCK_FILTERS: tl.constexpr,
+    pixels, P, Q, K, dy_lines, dy_line, dy_pitch, out_lines, out_line, out_pitch,
+    BORDER: tl.constexpr, LONG: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr, BLOCK_FILTERS: tl.constexpr,
 ):  # fmt: skip
     """One tile [BLOCK_PIXELS, BLOCK_FILTERS] of out."""
     column_tiles = tl.cdiv(K, BLOCK_FILTERS)
@@ -42,11 +45,13 @@ def _conv2d_relu_pool_backward_kernel(
     window = (m // Q // P * (P // 2) + p // 2) * (Q // 2) + q // 2
     pooled = (m < pixels) & (p < P // 2 * 2) & (q < Q // 2 * 2) & (k < K)
     at = tl.load(code + (window * K + k), mask=pooled, other=-1)
+    window = placed(window, P // 2, Q // 2, dy_lines, dy_line, BORDER)
     gradient = wide(tl.load(dy + (window * dy_pitch + k), mask=pooled, other=0.0))
     gradient = tl.where(at == p % 2 * 2 + q % 2, gradient, 0.0)
     if sums is not None:
         tl.store(sums + (row * K + k), tl.sum(gradient, 0)[None, :], mask=k < K)
     ok = (m < pixels) & (k < K)
+    m = placed(m, P, Q, out_lines, out_line, BORDER)
     tl.store(out + (m * out_pitch + k), narrow(gradient, out.dtype.element_ty), mask=ok)
 
 
@@ -66,11 +71,13 @@ def unpool(dy: Any, code: Any, out: Any, db: Any, sums: Any) -> None:
     n, p, q, k = out.shape
     pixels, filters = block(out.shape)
     tiles = row_tiles(out.shape)
+    pooled, here = grid(dy), grid(out)
     launch(
         _conv2d_relu_pool_backward_kernel,
         tiles * cdiv(k, filters),
         *(dy, code, out, None if db is None else sums),
-        *(n * p * q, p, q, k, pixel_pitch(dy), pixel_pitch(out)),
+        *(n * p * q, p, q, k, *pooled, *here),
+        BORDER=(*pooled[:2], *here[:2]) != (p // 2, q // 2, p, q),
         LONG=large(dy, out),
         **{"BLOCK_PIXELS": pixels, "BLOCK_FILTERS": filters},
     )

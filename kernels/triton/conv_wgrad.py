@@ -18,8 +18,9 @@ import triton
 import triton.language as tl
 
 from .. import spec
+from ..spec.grid import grid, positions
 from .conv_forward import constants, load_pixels, tile_of_program
-from .launch import add_in_order, cdiv, dot, large, launch, multiprocessors, pixel_pitch
+from .launch import add_in_order, cdiv, dot, large, launch, multiprocessors
 from .tiles import Tile
 
 LEAST_STEPS = 8  # of a split: fewer would be all prologue
@@ -110,8 +111,8 @@ def splits(tile: Tile, pixels: int, w_shape: tuple[int, ...], groups: int) -> in
 
 def wgrad(x: Any, dy: Any, out: Any, op: spec.Conv2d, tile: Tile, parts: int, memory: Any) -> None:
     """dw from `parts` splits; `memory` is float32 [parts * dw's size], or unused for one split."""
-    n, p, q, _ = dy.shape
-    pixels = n * p * q
+    seen, summed = grid(x), grid(dy)
+    pixels = positions(dy)  # a border adds zeros
     if pixels == 0:
         out[...] = 0
         return
@@ -121,8 +122,8 @@ def wgrad(x: Any, dy: Any, out: Any, op: spec.Conv2d, tile: Tile, parts: int, me
     launch(
         _conv2d_wgrad_kernel,
         op.groups * parts * tiles,
-        *(x, dy, target, pixels, x.shape[1], x.shape[2], p, q),
-        *(parts, cdiv(cdiv(pixels, tile.depth), parts), pixel_pitch(x), pixel_pitch(dy)),
+        *(x, dy, target, pixels, seen.lines, seen.line, summed.lines, summed.line),
+        *(parts, cdiv(cdiv(pixels, tile.depth), parts), seen.pitch, summed.pitch),
         **constants(op, out.shape),
         EDGE=op.padding_mode == "edge",
         EVEN=pixels % tile.depth == 0,
