@@ -130,7 +130,7 @@ ADAPTERS: dict[str, Adapter] = {  # how each backend differs from one that does 
     ),
     "cupy": CupyAdapter(
         ("float32", "float16", "bfloat16"),
-        gap=lambda call: "float64" in call.types.values(),  # a cast to it
+        gap=lambda call: "float64" in call.types.values() or bool(call.border),
         has_threads=False,
         every=16 if interpreted() else 1,
     ),

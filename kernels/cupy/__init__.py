@@ -51,6 +51,8 @@ def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
         for array in value if isinstance(value, Sequence) else (value,):
             if hasattr(array, "dtype") and spec.dtype_name(array) == "float64":
                 return f"computes in float32, float16 and bfloat16, {parameter} is float64"
+            if any(getattr(array, "border", ())):  # of a graph's value
+                return f"takes no array with a border of zeros, {parameter} has one"
     return None
 
 

@@ -20,6 +20,7 @@ import numpy
 
 from ..errors import BackendError, ShapeError, UnsupportedError
 from ..spec.contract import dtype_name
+from ..spec.grid import border
 from . import simulator
 
 TYPES = {  # of array elements, as the kernels call them
@@ -150,6 +151,11 @@ def usable(function: str, **arrays: Any) -> None:
             raise UnsupportedError(
                 f"{function}: backend cupy computes in float32, float16 and bfloat16, "
                 f"{name} is float64; use backend numpy"
+            )
+        if len(array.shape) == 4 and any(border(array)):
+            raise UnsupportedError(
+                f"{function}: backend cupy takes no array with a border of zeros, {name} has one; "
+                f"use backend numpy"
             )
         on_host = not hasattr(array, "__cuda_array_interface__")
         if _Process.recording is None and on_host != simulated():
