@@ -31,7 +31,7 @@ NETWORKS = ("vgg16", "alexnet", "resnet50", "vgg-small")  # whose layers are all
 FEW = ("vgg16 conv", "3x3", "vgg16 fc")  # how the labels begin that stand for all products
 
 
-def _conv(array: Make, made: Layer, dtype: str, batch: int = BATCH) -> Iterator[Case]:
+def layer_calls(array: Make, made: Layer, dtype: str, batch: int = BATCH) -> Iterator[Case]:
     """The three passes of one layer, ReLU, mask and bias gradient included, and the fused pool."""
     op = made.op
     x, w, y = made.x_shape(batch), made.w_shape, made.y_shape(batch)
@@ -55,13 +55,13 @@ def _conv(array: Make, made: Layer, dtype: str, batch: int = BATCH) -> Iterator[
 def convolutions(array: Make) -> Iterator[Case]:
     """The layers of `NETWORKS` in bfloat16; other types, precisions and paddings on a few."""
     same = layer(56, 256, 256, name="vgg16 conv3_2")
-    yield from _conv(array, same, "bfloat16")
+    yield from layer_calls(array, same, "bfloat16")
     for precision in ("tf32x3", "tf32", "ieee"):
         for found in (same, layer(224, 3, 64, name="vgg16 conv1_1")):
             precise = replace(found, op=replace(found.op, precision=precision))
-            yield from _conv(array, precise, "float32")
-    yield from _conv(array, same, "float16")
-    yield from _conv(array, replace(same, name="vgg16 conv3_2 batch 1"), "bfloat16", 1)
+            yield from layer_calls(array, precise, "float32")
+    yield from layer_calls(array, same, "float16")
+    yield from layer_calls(array, replace(same, name="vgg16 conv3_2 batch 1"), "bfloat16", 1)
     for found in (
         layer(14, 512, 512, mode="edge", name="vgg16 conv5_1 edge"),
         layer(56, 128, 256, 3, stride=2, mode="edge", name="3x3/2 edge"),
@@ -69,11 +69,11 @@ def convolutions(array: Make) -> Iterator[Case]:
         layer(28, 128, 128, groups=4, name="3x3 in 4 groups"),
         layer(28, 13, 17, name="3x3 odd channels"),
     ):
-        yield from _conv(array, found, "bfloat16")
+        yield from layer_calls(array, found, "bfloat16")
     for network in NETWORKS:
         for found in SUITES[network].layers:
             named = replace(found, name=f"{network} {found.name}")
-            yield from _conv(array, named, "bfloat16")
+            yield from layer_calls(array, named, "bfloat16")
 
 
 def _pools(array: Make, dtype: str) -> Iterator[Case]:

@@ -113,10 +113,23 @@ class Entry:
 Impossible = Callable[[Mapping[str, Any], str], str | None]  # (tile, dtype) -> why, or None
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A question for a tile: the problem, the products that are cut, and the rule's answer.
+
+    `products` are (rows, columns, how many).
+    """
+
+    problem: Problem
+    products: tuple[int, int, int]
+    rule: Mapping[str, int]
+
+
 class _State:
     committed = Path(__file__).parent / "tiles"
     user: Path | None = None
     tried: Mapping[str, int] | None = None
+    asked: list[Asked] | None = None
 
 
 def user_folder() -> Path:
@@ -157,8 +170,22 @@ def trying(tile: Mapping[str, int]) -> Iterator[None]:
         _State.tried = None
 
 
-def tried() -> Mapping[str, int] | None:
-    """The tile of `trying`, or None."""
+@contextlib.contextmanager
+def listening() -> Iterator[list[Asked]]:
+    """Collect the questions for tiles that are asked meanwhile."""
+    _State.asked = []
+    try:
+        yield _State.asked
+    finally:
+        _State.asked = None
+
+
+def ask(
+    problem: Problem, products: tuple[int, int, int], rule: Mapping[str, int]
+) -> Mapping[str, int] | None:
+    """The tile of `trying`, or None. A backend asks here before it looks into the tables."""
+    if _State.asked is not None:
+        _State.asked.append(Asked(problem.key(), products, dict(rule)))
     return _State.tried
 
 

@@ -39,6 +39,14 @@ GROUP_ROWS = 64  # of a product that four warps form together, from sm_90 on
 KIB = 1024
 SHARED = {75: 64, 80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 120: 99}  # KiB a program
 SUMS = 128  # float32 of a tile that one thread can hold in registers
+SPACE = (  # rows, columns, depth of two-byte elements, warps, stages
+    (128, 256, 64, 8, 3), (128, 256, 64, 8, 4), (256, 128, 64, 8, 3), (256, 128, 64, 8, 4),
+    (128, 128, 64, 8, 3), (128, 128, 64, 8, 4), (128, 128, 64, 4, 3), (128, 128, 64, 4, 4),
+    (128, 128, 128, 8, 2), (256, 64, 64, 8, 3), (64, 256, 64, 4, 4), (128, 64, 64, 4, 4),
+    (64, 128, 64, 4, 4), (64, 64, 64, 4, 5), (128, 32, 64, 4, 4), (64, 32, 64, 4, 5),
+    (32, 64, 64, 4, 5), (32, 32, 64, 2, 5),
+)  # fmt: skip
+GROUPS = (8, 1)  # rows of tiles side by side: many, or one after the other
 ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -136,6 +144,23 @@ def _impossible_on(architecture: int) -> tiling.Impossible:
     return functools.partial(impossible, architecture)
 
 
+def candidates(asked: tiling.Asked, architecture: int) -> list[Tile]:
+    """The tiles worth measuring for a problem: the rule's first, then those of `SPACE` that fit."""
+    problem, (rows, columns, _) = asked.problem, asked.products
+    plain = problem.dtype == "float32" and (problem.op is None or problem.op.precision == "ieee")
+    low = LEAST if plain or architecture < 90 else GROUP_ROWS
+    limits = power_of_two(rows, low, 256), power_of_two(columns, LEAST, 256)
+    shallow = {"float32": 4 if plain else 2}.get(problem.dtype, 1)
+    found = [Tile(**asked.rule)]
+    for high, wide, deep, warps, stages in SPACE:
+        for group in GROUPS:
+            tile = Tile(high, wide, max(deep // shallow, LEAST), group, warps, stages)
+            fits = high <= limits[0] and wide <= limits[1]
+            if fits and impossible(architecture, vars(tile), problem.dtype) is None:
+                found.append(tile)
+    return list(dict.fromkeys(found))
+
+
 def machine() -> Machine:
     """The GPU that the next launch goes to, and Triton's version."""
     return Machine(architecture(), device_name(), f"triton {_version()}")
@@ -153,7 +178,7 @@ def pick(
 
     `products` are (rows, columns, batch) of the matrix products, as in `product_tile`.
     """
-    if (tried := tiling.tried()) is not None:
+    if (tried := tiling.ask(problem, products, vars(rule))) is not None:
         return Tile(**tried), "tile: tried"
     on = machine()
     if not on.architecture:
