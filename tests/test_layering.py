@@ -21,7 +21,12 @@ ALLOWED = {
 PLACES = {
     "torch": ("bench/", "engine/distributed.py"),
     "triton": ("kernels/triton/", "kernels/cuda.py", "bench/compile_check.py"),
-    "cupy": ("kernels/cupy/", "kernels/cuda.py", "kernels/triton/driver.py", "kernels/stopwatch.py"),
+    "cupy": (
+        "kernels/cupy/",
+        "kernels/cuda.py",
+        "kernels/triton/driver.py",
+        "kernels/stopwatch.py",
+    ),
 }
 LONGEST = 320
 LONGER: dict[str, tuple[int, str]] = {}  # file: (lines it may have, why)
