@@ -20,6 +20,10 @@ import numpy as np
 
 from ..engine.device import Device, numpy_dtype
 from ..engine.errors import InputError, unknown_name
+from ..engine.models import get_model
+from ..engine.network import Description
+from ..engine.passes.autodiff import autodiff
+from ..engine.passes.fuse import fuse
 from ..kernels import registry, spec, tiling
 from ..kernels.tiling import Asked, Entry, Machine
 from . import compile_cases, tile_tables
@@ -85,10 +89,15 @@ def layer_tasks(
                     yield Task(f"{label}: {function}", function, arguments)
 
 
-def graph_tasks(nodes: Sequence[Any]) -> Iterator[Task]:
-    """The calls of a network's graph that have tiles, each once."""
+def network_tasks(arch: str, batch: int, precision: str) -> Iterator[Task]:
+    """The calls of a network's training step that have tiles, each once. Raises: InputError."""
+    model = get_model(arch)
+    flat = (0.0,) * model.input_shape[2]
+    classes = tuple(map(str, range(model.classes)))
+    description = Description(arch, model.input_shape, classes, flat, flat, precision)
+    graph = fuse(autodiff(description.graph(batch, training=True)))
     seen: set[str] = set()
-    for node in nodes:
+    for node in graph.nodes:
         told = {n: v for n, v in node.arguments.items() if n not in ("config", "workspace")}
         shapes = {n: _shape_of(v) for n, v in told.items()}
         if node.op in tiling.FUNCTIONS and (key := f"{node.op} {shapes}") not in seen:

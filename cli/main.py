@@ -24,6 +24,7 @@ COMMANDS = {
     "data": "List, describe and fetch data sets.",
     "verify": "Check every kernel against float64 on this machine.",
     "bench": "Time kernels and networks beside PyTorch.",
+    "tune": "Measure which tiles this GPU likes best.",
     "doctor": "Tell what this machine offers and what is missing.",
     "completion": "Print the lines that make a shell complete commands.",
 }

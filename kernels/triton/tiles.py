@@ -155,7 +155,7 @@ def candidates(asked: tiling.Asked, architecture: int) -> list[Tile]:
     for high, wide, deep, warps, stages in SPACE:
         for group in GROUPS:
             tile = Tile(high, wide, max(deep // shallow, LEAST), group, warps, stages)
-            fits = high <= limits[0] and wide <= limits[1]
+            fits = low <= high <= limits[0] and wide <= limits[1]
             if fits and impossible(architecture, vars(tile), problem.dtype) is None:
                 found.append(tile)
     return list(dict.fromkeys(found))

@@ -1,0 +1,107 @@
+"""`cnnengine tune`: what it refuses without a GPU, and what it prints with a pretended one."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import replace
+
+import pytest
+
+from cnnengine.kernels import registry, tiling
+
+if (REASON := registry.missing("triton")) is not None:
+    pytest.skip(f"backend triton: {REASON}", allow_module_level=True)
+
+from cnnengine.bench import tune
+from cnnengine.bench.verify import judge
+from cnnengine.engine import device
+from cnnengine.kernels.triton import tiles
+
+from .command import refused
+
+H100 = tiling.Machine(90, "NVIDIA H100", "triton 3.9")
+FACTS = {"driver": "570.1", "cuda": "12.8", "commit": "abc"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), ("--device cuda", "use --device cpu")),
+        (("--device", "cpu"), ("--device cpu", "use --device cuda")),
+        (("--suite", "vgg17"), ("'vgg17'", "did you mean vgg16")),
+        (("--passes", "backward"), ("'backward'", "dgrad")),
+        (("--types", "bf17"), ("'bf17'", "did you mean bf16")),
+        (("--arch", "vgg-smal"), ("'vgg-smal'", "vgg-small")),
+        (("--arch", "vgg-small", "--layers", "1"), ("--layers 1", "not with --arch")),
+        (("--suite", "alexnet", "--passes", "forward+pool"), ("no layer of --suite alexnet",)),
+        (("--minutes", "-1"), ("--minutes", "-1")),
+    ],
+)
+def test_tune__refuses_in_one_line(tmp_path, arguments, told):
+    if not arguments and device_is_here():
+        pytest.skip("there is a GPU")
+    line = refused("tune", *arguments, cwd=tmp_path)
+    assert all(part in line for part in told), line
+
+
+def device_is_here():
+    try:
+        return bool(device.open_device("cuda"))
+    except device.InputError:
+        return False
+
+
+@pytest.fixture
+def pretended(tmp_path, monkeypatch):
+    """A GPU that the interpreter stands for; everything passes and fewer rows are faster."""
+    monkeypatch.setattr(tiles, "machine", lambda: H100)
+    monkeypatch.setattr(judge.Question, "judge", lambda *a, **k: judge.Verdict("passed"))
+    monkeypatch.setattr(tune, "ROUNDS", 2)
+    opened = replace(device.open_device("interpreter"), name="cuda")
+    monkeypatch.setattr(device, "open_device", lambda name: opened)
+
+    def watch(call):
+        return float(call.keywords["config"]["rows"])
+
+    monkeypatch.setattr(
+        tune, "on_cuda", lambda d: tune.Bench(d, registry.load("triton"), H100, FACTS, watch)
+    )
+    with tiling.using(tmp_path / "committed", tmp_path / "user"):
+        yield tmp_path
+
+
+def call(*arguments):
+    command = importlib.import_module("cnnengine.cli.tune").command
+    return command.main([*map(str, arguments)], standalone_mode=False)
+
+
+SMALL = ("--suite", "vgg-small", "--layers", "1,2", "--passes", "forward", "--batch", 2)
+
+
+def test_tune__measures_prints_and_exports(pretended, capsys):
+    (pretended / "user").mkdir()
+    (pretended / "user" / "sm_90.json").write_text("{")
+    assert call(*SMALL, "--export", pretended / "table.json") is None
+    told = capsys.readouterr()
+    assert "it now is sm_90.json.damaged" in told.err
+    assert "2/2 28x28x32 → 32, 3x3 bfloat16: conv2d: measured, 2.00x" in told.err
+    assert "table.json: 2 entries" in told.err
+    assert "rows=64" in told.out
+    assert len(json.loads((pretended / "table.json").read_text())["entries"]) == 2
+    call(*SMALL, "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert [row["state"] for row in told["rows"]] == ["kept", "kept"]
+    assert told["machine"]["device"] == "NVIDIA H100"
+
+
+def test_tune__says_what_it_did_not_reach(pretended, capsys):
+    assert call(*SMALL, "--minutes", 0) is None
+    assert "2 calls not reached in 0 minutes" in capsys.readouterr().err
+
+
+def test_tune__ends_with_1_where_a_tile_in_use_is_wrong(pretended, capsys, monkeypatch):
+    wrong = judge.Verdict("failed", told="out: off")
+    monkeypatch.setattr(judge.Question, "judge", lambda *a, **k: wrong)
+    assert call(*SMALL) == 1
+    assert "warning: 28x28x1 → 32, 3x3 bfloat16: conv2d: wrong results" in capsys.readouterr().err
