@@ -1,6 +1,6 @@
 """Calls of every contract function, for the compile checks: shapes of real networks.
 
-    for label, function, arguments in cases(array): ...
+    for label, function, arguments in cases(array, architecture=90): ...
 
 `array(dtype, *shape)` makes the arrays; nobody reads them.
 """
@@ -21,6 +21,7 @@ from ..kernels.spec import (
     MaxPool2d,
     SoftmaxCrossEntropy,
 )
+from ..kernels.tiling import Problem
 from .suites import HALVING, SUITES, Layer, layer
 
 Case = tuple[str, str, dict[str, Any]]  # label, contract function, arguments
@@ -31,25 +32,63 @@ NETWORKS = ("vgg16", "alexnet", "resnet50", "vgg-small")  # whose layers are all
 FEW = ("vgg16 conv", "3x3", "vgg16 fc")  # how the labels begin that stand for all products
 
 
-def layer_calls(array: Make, made: Layer, dtype: str, batch: int = BATCH) -> Iterator[Case]:
-    """The three passes of one layer, ReLU, mask and bias gradient included, and the fused pool."""
+def layer_calls(
+    array: Make, made: Layer, dtype: str, batch: int = BATCH, border: tuple[int, int] = (0, 0)
+) -> Iterator[Case]:
+    """The three passes of one layer, ReLU, mask and bias gradient included, and the fused pool.
+
+    With a border (rows, columns) of zeros around the images there is no pool.
+    """
+
+    def image(shape: tuple[int, ...]) -> Any:
+        n, h, w, c = shape
+        if border == (0, 0):
+            return array(dtype, *shape)
+        return array(dtype, n, h + border[0], w + border[1], c)[:, :h, :w]
+
     op = made.op
     x, w, y = made.x_shape(batch), made.w_shape, made.y_shape(batch)
     label = f"{made.name} {dtype}" + (f" {op.precision}" if dtype == "float32" else "")
-    images, filters, output = array(dtype, *x), array(dtype, *w), array(dtype, *y)
+    images, filters, output = image(x), array(dtype, *w), image(y)
     bias, sums, gradient = array("float32", w[0]), array("float32", x[3]), array("float32", *w)
     forward = {"x": images, "w": filters, "b": bias, "out": output, "op": op, "relu": True}
     yield label, "conv2d", forward
     if x[3] > 3:  # the gradient of pictures is wanted by nobody
         back = {"dy": output, "w": filters, "out": images, "op": op}
-        yield label, "conv2d_dgrad", {**back, "mask": array(dtype, *x), "db": sums}
+        yield label, "conv2d_dgrad", {**back, "mask": image(x), "db": sums}
     yield label, "conv2d_wgrad", {"x": images, "dy": output, "out": gradient, "op": op}
-    if made.pool == HALVING:
+    if made.pool == HALVING and border == (0, 0):
         pooled = {"op": op, "pool": HALVING, "code": array("int8", *HALVING.output_shape(y))}
         pooled["out"] = array(dtype, *HALVING.output_shape(y))
         yield label, "conv2d_relu_pool", {"x": images, "w": filters, "b": bias, **pooled}
         back = {"dy": pooled["out"], "code": pooled["code"], "out": output, "pool": HALVING}
         yield label, "conv2d_relu_pool_backward", {**back, "db": bias}
+
+
+def _bordered(array: Make) -> Iterator[Case]:
+    """Layers whose images lie in a border of zeros, read through the copy engine."""
+    same = layer(56, 256, 256, name="vgg16 conv3_2 bordered")
+    for dtype, precision in (
+        *(("bfloat16", "ieee"), ("float16", "ieee"), ("float32", "tf32x3"), ("float32", "tf32")),
+    ):
+        precise = replace(same, op=replace(same.op, precision=precision))
+        yield from layer_calls(array, precise, dtype, border=(1, 1))
+    row = layer(17, 128, 192, (1, 7), name="inception 1x7 bordered")
+    yield from layer_calls(array, row, "bfloat16", border=(0, 3))
+
+
+def problem_calls(array: Make, problem: Problem) -> Iterator[Case]:
+    """The calls, one and perhaps none, of a problem of a tile table."""
+    x, w, dtype = problem.x, problem.w, problem.dtype
+    told = f"table {'x'.join(map(str, x))} {'x'.join(map(str, w))}"
+    if problem.op is None:
+        found = dense_calls(array, f"{told} {dtype}", dtype, (x[0], x[1], w[0]))
+    else:
+        made = Layer(told, (x[1], x[2], x[3]), w[0], (w[1], w[2]), problem.op, HALVING)
+        top, bottom, left, right = problem.op.padding
+        border = (max(top, bottom), max(left, right)) if problem.algorithm == "halo" else (0, 0)
+        found = layer_calls(array, made, dtype, x[0], border)
+    return (case for case in found if case[1] == problem.function)
 
 
 def convolutions(array: Make) -> Iterator[Case]:
@@ -94,15 +133,21 @@ def _pools(array: Make, dtype: str) -> Iterator[Case]:
     yield "resnet50 head", "global_avg_pool2d_backward", {"dy": y, "out": x}
 
 
+def dense_calls(array: Make, label: str, dtype: str, sizes: tuple[int, int, int]) -> Iterator[Case]:
+    """The passes of a dense layer of sizes (N, C, K), ReLU, mask and bias gradient included."""
+    n, c, k = sizes
+    x, w, y = array(dtype, n, c), array(dtype, k, c), array(dtype, n, k)
+    b, db, dw = array("float32", k), array("float32", c), array("float32", k, c)
+    yield label, "dense", {"x": x, "w": w, "b": b, "out": y, "relu": True}
+    back = {"dy": y, "w": w, "out": x, "mask": array(dtype, n, c), "db": db}
+    yield label, "dense_dgrad", back
+    yield label, "dense_wgrad", {"x": x, "dy": y, "out": dw}
+    yield label, "bias_grad", {"dy": y, "out": b}
+
+
 def _dense(array: Make, dtype: str) -> Iterator[Case]:
-    for label, n, c, k in (("vgg16 fc6", 64, 25088, 4096), ("vgg16 fc8", 64, 4096, 1000)):
-        x, w, y = array(dtype, n, c), array(dtype, k, c), array(dtype, n, k)
-        b, db, dw = array("float32", k), array("float32", c), array("float32", k, c)
-        yield label, "dense", {"x": x, "w": w, "b": b, "out": y, "relu": True}
-        back = {"dy": y, "w": w, "out": x, "mask": array(dtype, n, c), "db": db}
-        yield label, "dense_dgrad", back
-        yield label, "dense_wgrad", {"x": x, "dy": y, "out": dw}
-        yield label, "bias_grad", {"dy": y, "out": b}
+    for label, *sizes in (("vgg16 fc6", 64, 25088, 4096), ("vgg16 fc8", 64, 4096, 1000)):
+        yield from dense_calls(array, label, dtype, (sizes[0], sizes[1], sizes[2]))
     dy, out = array(dtype, *RESNET), array("float32", 64)
     yield "resnet50 conv1", "bias_grad", {"dy": dy, "out": out}
 
@@ -160,9 +205,11 @@ def _updates(array: Make, low: str) -> Iterator[Case]:
 FAMILIES = [_pools, _dense, _norms, _elementwise, _loss]
 
 
-def cases(array: Make) -> Iterator[Case]:
+def cases(array: Make, architecture: int) -> Iterator[Case]:
     """All functions in bfloat16, the products in float16, they and the sums in float32, too."""
     yield from convolutions(array)
+    if architecture >= 90:
+        yield from _bordered(array)
     for dtype in ("bfloat16", "float16", "float32"):
         families = {"float16": [_dense], "float32": [_dense, _norms]}.get(dtype, FAMILIES)
         for family in families:

@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,10 @@ from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..engine.errors import InputError
-from ..kernels import registry
+from ..kernels import registry, tiling
 from ..kernels import triton as triton_kernels
 from ..kernels.spec import directions
-from ..kernels.triton import interpreted
+from ..kernels.triton import interpreted, tiles
 from ..kernels.triton.gpu import Launch, recorded
 from ..kernels.triton.launch import OPTIONS, Pointer
 from . import compile_cases, ratchet
@@ -66,6 +67,17 @@ def _array(dtype: str, *shape: int) -> DeviceArray:
     return start[first : first + size * kind.itemsize].view(kind).reshape(shape).view(DeviceArray)
 
 
+def _cases(architecture: int) -> Iterator[compile_cases.Case]:
+    """The calls of the committed tile table, then those of `compile_cases`. Raises: InputError."""
+    file = tiling.committed_folder() / tiling.table_name(architecture)
+    entries, wrong = tiling.read(file, "triton", partial(tiles.impossible, architecture))
+    if wrong:
+        raise InputError(f"{file}: {wrong[0]}")
+    for entry in entries:
+        yield from compile_cases.problem_calls(_array, entry.problem)
+    yield from compile_cases.cases(_array, architecture)
+
+
 def launches(architecture: int) -> Iterator[tuple[str, Launch]]:
     """(label, launch) of every case on an architecture, each kernel once.
 
@@ -74,7 +86,7 @@ def launches(architecture: int) -> Iterator[tuple[str, Launch]]:
     """
     backend = registry.Backend("triton", triton_kernels)
     seen: set[str] = set()
-    for label, function, arguments in compile_cases.cases(_array):
+    for label, function, arguments in _cases(architecture):
         with recorded(PROCESSORS[architecture], architecture) as made:
             chosen: dict[str, Any] = {}
             if "config" in directions(function):
@@ -197,7 +209,7 @@ def selected(architecture: int, quick: bool) -> list[tuple[str, Launch]]:
         return [(label, launch) for label, launch in made if label.startswith(QUICK[1])]
     if architecture in WHOLE:
         return made
-    few = compile_cases.FEW
+    few = ("table", *compile_cases.FEW)
     return [m for m in made if m[0].startswith(few) and "BLOCK_DEPTH" in m[1].constants]
 
 
@@ -244,7 +256,11 @@ def main(arguments: list[str]) -> int:
     if interpreted():
         print("compile_check: TRITON_INTERPRET is set: nothing would be compiled; unset it")
         return 2
-    rows, broken = table(quick)
+    try:
+        rows, broken = table(quick)
+    except InputError as error:
+        print(f"compile_check: {error}")
+        return 1
     only = {(label, f"sm_{QUICK[0]}") for label in rows} if quick else None
     try:
         return ratchet.hold(

@@ -209,20 +209,23 @@ def parse(made: Any, impossible: Impossible) -> Entry:
         raise ValueError(f"provenance {provenance!r} is of no known kind, or not complete")
     try:
         op = None if made["op"] is None else _op(made["op"])
-        shapes = {name: tuple(int(extent) for extent in made[name]) for name in ("x", "w")}
+        x, w = (tuple(int(extent) for extent in made[name]) for name in ("x", "w"))
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"no problem: {error}") from None
-    if {len(shape) for shape in shapes.values()} != {2 if op is None else 4}:
-        raise ValueError(f"no problem: x {shapes['x']} and w {shapes['w']}")
-    told = {name: str(made[name]) for name in ("backend", "function", "algorithm", "dtype")}
+    if {len(x), len(w)} != {2 if op is None else 4}:
+        raise ValueError(f"no problem: x {x} and w {w}")
+    told: dict[str, str] = {
+        name: str(made[name]) for name in ("backend", "function", "algorithm", "dtype")
+    }
     why = impossible(made["tile"], told["dtype"])
     if why is not None:
         raise ValueError(f"impossible tile {made['tile']!r}: {why}")
-    return Entry(Problem(**told, **shapes, op=op).key(), made["tile"], provenance)
+    return Entry(Problem(**told, x=x, w=w, op=op).key(), made["tile"], provenance)
 
 
 def _op(made: Mapping[str, Any]) -> Conv2d:
-    return Conv2d(**{name: tuple(v) if isinstance(v, list) else v for name, v in made.items()})
+    told: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in made.items()}
+    return Conv2d(**told)
 
 
 def read(file: Path, backend: str, impossible: Impossible) -> tuple[list[Entry], list[str]]:

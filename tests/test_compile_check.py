@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
-from cnnengine.kernels import registry, spec
+from cnnengine.kernels import registry, spec, tiling
+from cnnengine.kernels.spec import Conv2d
 
 if (REASON := registry.missing("triton")) is not None:
     pytest.skip(f"backend triton: {REASON}", allow_module_level=True)
@@ -79,6 +81,38 @@ def test_selected__are_those_of_the_tables(architecture, compiling):
     for table in TABLES:
         known = {label for label, row in ratchet.read(table).items() if f"sm_{architecture}" in row}
         assert labels == known, f"{table.name}: run compile_check --update"
+
+
+def test_launches__begin_with_the_committed_tiles(compiling, tmp_path):
+    tile = {"rows": 64, "columns": 32, "depth": 32, "group": 4, "warps": 4, "stages": 2}
+    same = Conv2d(padding=(1, 1, 1, 1))
+    images, filters = (8, 28, 28, 32), (64, 3, 3, 32)
+    entries = [
+        tiling.Entry(problem, tile, {"kind": "rule"}).as_json()
+        for problem in (
+            tiling.Problem("triton", "conv2d_dgrad", "implicit-gemm", "float16", images, filters,
+                           same),
+            tiling.Problem("triton", "conv2d", "halo", "bfloat16", images, filters, same),
+            tiling.Problem("triton", "dense_wgrad", "tiled", "bfloat16", (64, 512), (256, 512)),
+        )
+    ]  # fmt: skip
+    (tmp_path / "sm_90.json").write_text(json.dumps({"format": 1, "entries": entries}))
+    with tiling.using(tmp_path, tmp_path / "user"):
+        made = [m for m in compile_check.launches(90) if "BLOCK_DEPTH" in m[1].constants][:3]
+    told = ["conv2d_dgrad 1 _conv2d_dgrad_kernel", "conv2d 1 _conv2d_halo_kernel",
+            "dense_wgrad 1 _product_kernel"]  # fmt: skip
+    for (label, written), expected in zip(made, told, strict=True):
+        assert label.startswith("table ")
+        assert label.endswith(expected)
+        assert (written.warps, written.constants["BLOCK_DEPTH"]) == (4, 32)
+
+
+def test_main__names_what_is_wrong_in_a_committed_table(compiling, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compile_check, "interpreted", lambda: False)
+    (tmp_path / "sm_90.json").write_text("{")
+    with tiling.using(tmp_path, tmp_path / "user"):
+        assert compile_check.main(["--quick"]) == 1
+    assert "sm_90.json: it is damaged" in capsys.readouterr().out
 
 
 def test_launches__cover_every_function_of_the_contract(compiling):
