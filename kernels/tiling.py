@@ -197,30 +197,36 @@ def forget() -> None:
 
 def parse(made: Any, impossible: Impossible) -> Entry:
     """An entry of a table. Raises: ValueError, in one line."""
-    names = {field.name for field in fields(Problem)} | {"tile", "provenance"}
-    if not isinstance(made, dict) or set(made) != names:
-        told = sorted(set(made) ^ names) if isinstance(made, dict) else type(made).__name__
-        raise ValueError(f"unknown or missing keys: {told}")
+    keys = {field.name for field in fields(Problem)} | {"tile", "provenance"}
+    if not isinstance(made, dict) or set(made) != keys:
+        found = sorted(set(made) ^ keys) if isinstance(made, dict) else type(made).__name__
+        raise ValueError(f"unknown or missing keys: {found}")
     if made["function"] not in FUNCTIONS:
         raise ValueError(f"no function {made['function']!r} has tiles")
-    provenance = made["provenance"]
-    kind = provenance.get("kind") if isinstance(provenance, dict) else None
-    if kind not in KINDS or set(provenance) != KINDS[kind] | {"kind"}:
-        raise ValueError(f"provenance {provenance!r} is of no known kind, or not complete")
+    _check_provenance(made["provenance"])
     try:
         op = None if made["op"] is None else _op(made["op"])
         x, w = (tuple(int(extent) for extent in made[name]) for name in ("x", "w"))
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"no problem: {error}") from None
-    if {len(x), len(w)} != {2 if op is None else 4}:
+    if {len(x), len(w)} != {2 if op is None else 4} or min(*x, *w) < 1:
         raise ValueError(f"no problem: x {x} and w {w}")
-    told: dict[str, str] = {
-        name: str(made[name]) for name in ("backend", "function", "algorithm", "dtype")
-    }
-    why = impossible(made["tile"], told["dtype"])
+    names = {name: str(made[name]) for name in ("backend", "function", "algorithm", "dtype")}
+    why = impossible(made["tile"], names["dtype"])
     if why is not None:
         raise ValueError(f"impossible tile {made['tile']!r}: {why}")
-    return Entry(Problem(**told, x=x, w=w, op=op).key(), made["tile"], provenance)
+    return Entry(Problem(**names, x=x, w=w, op=op).key(), made["tile"], made["provenance"])
+
+
+def _check_provenance(made: Any) -> None:
+    """Raises: ValueError."""
+    kind = str(made.get("kind")) if isinstance(made, dict) else ""
+    if kind not in KINDS or set(made) != KINDS[kind] | {"kind"}:
+        raise ValueError(f"provenance {made!r} is of no known kind, or not complete")
+    for name, value in made.items():
+        ok = isinstance(value, (int, float) if name.endswith("_us") else str)
+        if not ok:
+            raise ValueError(f"provenance: {name} must not be {value!r}")
 
 
 def _op(made: Mapping[str, Any]) -> Conv2d:
