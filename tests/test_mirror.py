@@ -26,7 +26,7 @@ EXCEPTIONS = {
 }
 EXCEPTIONS |= {
     ("cupy", name): "not written yet"
-    for name in ("dense", "zero_border", "conv2d_dgrad", "conv2d_wgrad", "conv2d_relu_pool_backward")
+    for name in ("dense", "zero_border", "conv2d_relu_pool_backward")
 }
 
 # what each function writes, by parameter; every other array is read

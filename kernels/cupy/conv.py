@@ -5,6 +5,9 @@ One pair of files for each method; each stands on its own:
     conv_direct.cuh              the tiled direct convolution: halo, filters, register tiles
     conv_direct.py               its tile, and the launches of
     conv_forward.cu              conv2d, with bias, residual and ReLU; conv2d_relu_pool
+    conv_dgrad.py, .cu           the gradient of x, by phases of the stride, mask and bias gradient
+    conv_wgrad.py, .cu           the gradient of w, split over the pixels and added in order
+    conv_unpool.py, .cu          the backward of the fused pool, from gradient and codes
 
 Every stride, dilation, group count and padding is taken, in float32, float16 and bfloat16; sums are
 float32 and rounded once. The direct kernels form IEEE products, whatever `Conv2d.precision` allows.
@@ -19,20 +22,42 @@ from .. import spec
 from ..spec import Config, Conv2d, MaxPool2d
 from ..spec.contract import ITEMSIZE, Array, Out, dtype_name
 from . import conv_direct
+from .conv_dgrad import dgrad, dgrad_tile, scratch_floats
 from .conv_direct import Tile
-from .launch import usable
+from .conv_wgrad import WgradTile, wgrad, wgrad_tile
+from .launch import scratch, usable
 
 
 def choose(function: str, arguments: Mapping[str, Any]) -> Config:
     """The tile and workspace of one call, from shapes and parameters alone."""
     op, out = arguments["op"], tuple(arguments["out"].shape)
+    if function == "conv2d_wgrad":
+        n, p, q, k = op.output_shape(tuple(arguments["x"].shape), out)
+        shares = wgrad_tile(n * p * q, out, op)
+        size = 4 * shares.splits * k * out[1] * out[2] * out[3] if shares.splits > 1 else 0
+        reason = f"{shares.splits} splits of {n * p * q} pixels, added in order"
+        return Config("direct", shares.items(), size, reason)
+    w = tuple(arguments["w"].shape)
     itemsize = ITEMSIZE[dtype_name(arguments["w"])]
-    n, p, q, k = out
-    if function == "conv2d_relu_pool":
-        p, q = 2 * p, 2 * q
-    tile = conv_direct.forward_tile((n, p, q, k), tuple(arguments["w"].shape), op, itemsize)
-    reason = f"tiles of {tile.rows} x {tile.columns} pixels and {tile.block_filters} filters"
-    return Config("direct", tile.items(), 0, reason)
+    if function == "conv2d_dgrad":
+        tile = dgrad_tile(out, w, op, itemsize)
+        size = 4 * sum(scratch_floats(out, op, tile, arguments.get("db") is not None))
+        told = f"{op.stride[0] * op.stride[1]} phases of stride {op.stride} in one launch, "
+    else:
+        if function == "conv2d_relu_pool":
+            out = out[0], 2 * out[1], 2 * out[2], out[3]
+        tile, size, told = conv_direct.forward_tile(out, w, op, itemsize), 0, ""
+    reason = f"{told}tiles of {tile.rows} x {tile.columns} pixels x {tile.block_filters}"
+    return Config("direct", tile.items(), size, reason)
+
+
+def _ready(
+    function: str, arguments: dict[str, Any], config: Config | None, workspace: Any, **arrays: Any
+) -> tuple[Config, Any]:
+    """The config and the float32 workspace of a call whose arrays are all usable."""
+    usable(function, **arrays, workspace=workspace)
+    config = config or choose(function, arguments)
+    return config, scratch(workspace, config.workspace_bytes // 4)
 
 
 @spec.implements(spec.conv2d)
@@ -49,9 +74,45 @@ def conv2d(
     config: Config | None = None,
 ) -> None:
     """`spec.conv2d`: bias, residual and ReLU join while the sums are still in registers."""
-    usable("conv2d", x=x, w=w, b=b, out=out, residual=residual, workspace=workspace)
-    config = config or choose("conv2d", {"w": w, "out": out, "op": op})
+    arguments = {"x": x, "w": w, "out": out, "op": op}
+    arrays = {"x": x, "w": w, "b": b, "out": out, "residual": residual}
+    config, _ = _ready("conv2d", arguments, config, workspace, **arrays)
     conv_direct.forward(x, w, b, residual, out, op, relu, Tile(**dict(config.tile)))
+
+
+@spec.implements(spec.conv2d_dgrad)
+def conv2d_dgrad(
+    dy: Array,
+    w: Array,
+    out: Out,
+    *,
+    op: Conv2d,
+    mask: Array | None = None,
+    db: Out | None = None,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """`spec.conv2d_dgrad`: all phases of the stride in one launch, mask and db in its epilogue."""
+    arguments = {"w": w, "out": out, "op": op, "db": db}
+    arrays = {"dy": dy, "w": w, "out": out, "mask": mask, "db": db}
+    config, memory = _ready("conv2d_dgrad", arguments, config, workspace, **arrays)
+    dgrad(dy, w, out, mask, db, op, Tile(**dict(config.tile)), memory)
+
+
+@spec.implements(spec.conv2d_wgrad)
+def conv2d_wgrad(
+    x: Array,
+    dy: Array,
+    out: Out,
+    *,
+    op: Conv2d,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """`spec.conv2d_wgrad`: splits of the pixels, whose sums are added from first to last."""
+    arguments = {"x": x, "dy": dy, "out": out, "op": op}
+    config, memory = _ready("conv2d_wgrad", arguments, config, workspace, x=x, dy=dy, out=out)
+    wgrad(x, dy, out, op, WgradTile(**dict(config.tile)), memory)
 
 
 @spec.implements(spec.conv2d_relu_pool)
@@ -68,6 +129,7 @@ def conv2d_relu_pool(
     config: Config | None = None,
 ) -> None:
     """`spec.conv2d_relu_pool`: the four pixels of a window are one thread's, and pooled there."""
-    usable("conv2d_relu_pool", x=x, w=w, b=b, out=out, code=code, workspace=workspace)
-    config = config or choose("conv2d_relu_pool", {"w": w, "out": out, "op": op})
+    arguments = {"x": x, "w": w, "out": out, "op": op}
+    arrays = {"x": x, "w": w, "b": b, "out": out, "code": code}
+    config, _ = _ready("conv2d_relu_pool", arguments, config, workspace, **arrays)
     conv_direct.forward_pooled(x, w, b, out, code, op, Tile(**dict(config.tile)))

@@ -184,3 +184,22 @@ __device__ void correlate(const B& block, const Image<T>& image, const Axis& row
                     columns.step / columns.gap * B::CHUNK, row, columns.taps, sums);
     }
 }
+
+// to[filter] = the sum of all threads' values of that filter, patch after patch, for the first
+// `count` filters of the block.
+template <class B>
+__device__ void add_patches(const B& block, const float (&values)[B::FILTERS], float* to,
+                            int count) {
+    constexpr int PATCHES = B::THREADS / B::FILTER_LANES;
+    SHARED(shares, float[PATCHES][B::BLOCK_FILTERS]);
+    const int patch = threadIdx.x / B::FILTER_LANES;
+#pragma unroll
+    for (int j = 0; j < B::FILTERS; ++j)
+        shares[patch][block.lane + j * B::FILTER_LANES] = values[j];
+    __syncthreads();
+    for (int k = threadIdx.x; k < B::BLOCK_FILTERS && k < count; k += B::THREADS) {
+        float total = 0.0f;
+        for (int other = 0; other < PATCHES; ++other) total += shares[other][k];
+        to[k] = total;
+    }
+}

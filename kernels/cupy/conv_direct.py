@@ -16,6 +16,7 @@ from .launch import Kernel, cdiv, launch, pixel_pitch, shared_limit, type_name, 
 
 FILTER_LANES = 8  # of a block's threads: neighbours with different filters
 PATCH = 2, 4  # rows and columns of the pixels of a thread
+STATIC_BYTES = 4096  # that the kernels declare beside: the shares of the bias gradient
 FEW_CHANNELS, FEW_FILTERS = 4, 16  # below, smaller tiles are filled better
 THREADS = ((4, 4), (4, 2))  # rows and columns of threads: tiles of 8 x 16 and 8 x 8 pixels
 
@@ -107,7 +108,8 @@ def choose_tile(
     def covered(tile: Tile) -> int:
         return cdiv(pixels[0], tile.rows) * cdiv(pixels[1], tile.columns) * tile.threads
 
-    for room in (shared_limit() // 2, shared_limit()):
+    limit = shared_limit() - STATIC_BYTES
+    for room in (limit // 2, limit):
         for tile in sorted(tiles, key=covered):
             if tile.shared_bytes(window, itemsize) <= room:
                 return tile

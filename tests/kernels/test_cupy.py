@@ -288,17 +288,24 @@ def test_missing__names_the_compiler(monkeypatch):
     )
 
 
-def test_figures__of_every_architecture():
+def test_figures__of_every_architecture(kernel):
     if (reason := compile.missing()) is not None:
         pytest.skip(reason)
+    source = """__global__ void probe_kernel(const float* x, float* out) {
+        SHARED(tile, float[64]);
+        tile[threadIdx.x] = x[threadIdx.x];
+        __syncthreads();
+        out[threadIdx.x] = tile[63 - threadIdx.x];
+    }"""
     for architecture in compile.ARCHITECTURES:
-        found = compile.figures(Kernel("elementwise.cu", "relu_kernel<float16>"), architecture)
-        assert 8 <= found["registers"] <= 40
-        assert found["spill_bytes"] == found["shared_bytes"] == 0
+        found = compile.figures(kernel(source, "probe_kernel"), architecture)
+        assert 2 <= found["registers"] <= 40
+        assert (found["spill_bytes"], found["shared_bytes"]) == (0, 256)
 
 
-def test_compiled__says_what_the_compiler_said():
+def test_compiled__says_what_the_compiler_said(kernel):
     if (reason := compile.missing()) is not None:
         pytest.skip(reason)
-    with pytest.raises(BackendError, match="cannot compile it for sm_90\n(.|\n)*invalid alignment"):
-        compile.compiled(Kernel("elementwise.cu", "relu_kernel<double>"), 90)
+    wrong = kernel("__global__ void probe_kernel() { oops; }", "probe_kernel")
+    with pytest.raises(BackendError, match="cannot compile it for sm_90\n(.|\n)*oops"):
+        compile.compiled(wrong, 90)
