@@ -21,7 +21,7 @@ __device__ inline void later_if_larger(float& best, int& at, float value, int pl
 
 // PARTS: TF32 numbers for each float32 factor. WIDE: 16-byte loads; `wide`: 16-byte stores.
 template <class T, class Tile, int PARTS, bool EDGE, bool POOL, bool WIDE>
-__global__ void __launch_bounds__(Tile::THREADS) conv2d_mma_kernel(
+__global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) conv2d_mma_kernel(
     const T* x,          // [N, H, W, groups * C], x_pitch elements from pixel to pixel
     const T* w,          // [groups * K, R, S, C]
     const float* b,      // [groups * K] or null
@@ -44,7 +44,8 @@ __global__ void __launch_bounds__(Tile::THREADS) conv2d_mma_kernel(
     const int first_output = tile.row * (Tile::ROWS / EACH), first_k = tile.column * Tile::COLUMNS;
     const Images<T> images = {x + group * C, H, W, C, x_pitch};
     const Taps taps = {R, S, dilation_h, dilation_w};
-    Pixels<A, Tile::THREADS, EDGE, WIDE> pixels(images, taps, Tile::DEPTH, [&](int line) {
+    const int padded = whole(C, A::VECTOR);
+    Pixels<A, Tile::THREADS, EDGE, WIDE> pixels(images, taps, padded, Tile::DEPTH, [&](int line) {
         const int output = min(first_output + line / EACH, outputs - 1);  // the last again and again
         const Digits at = Digits::of(output, P, Q);
         const int p = POOL ? at.middle * 2 + line % 4 / 2 : at.middle;
@@ -53,7 +54,7 @@ __global__ void __launch_bounds__(Tile::THREADS) conv2d_mma_kernel(
     });
     Filters<B, Tile::THREADS, WIDE> filters(w + (long long)group * K * R * S * C, K, R * S, C,
                                             first_k, Tile::DEPTH);
-    const int steps = (R * S * pixels.padded + Tile::DEPTH - 1) / Tile::DEPTH;
+    const int steps = (R * S * padded + Tile::DEPTH - 1) / Tile::DEPTH;
     typename Tile::Sums sums;
     multiply<Tile, PARTS>(sums, pixels, filters, steps, shared);
 

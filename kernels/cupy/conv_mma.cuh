@@ -22,6 +22,8 @@ struct Tile {
     static constexpr int THREADS = ROWS / WARP_ROWS * WARPS_ACROSS * 32;
     static constexpr int PRODUCTS_DOWN = WARP_ROWS / 16, PRODUCTS_ACROSS = WARP_COLUMNS / 8;
     static constexpr int STAGED_PITCH = COLUMNS + 8;  // floats from row to row of staged sums
+    // two of the largest blocks at a time on a multiprocessor: 128 registers for a thread
+    static constexpr int BLOCKS = THREADS == 256 ? 2 : 1;
     static_assert(ROWS % WARP_ROWS == 0 && COLUMNS % WARP_COLUMNS == 0, "whole warps");
     static_assert(WARP_ROWS % 16 == 0 && WARP_COLUMNS % 16 == 0, "whole fragments");
     using Sums = float[PRODUCTS_DOWN][PRODUCTS_ACROSS][4];
@@ -52,23 +54,28 @@ template <class T, int EXTENT, int DEPTH, bool ALONG> struct Operand {
         return (line * CHUNKS + (chunk ^ change)) * 16;
     }
 
-    // This lane's share of 16 rows or columns, from `first` on, and 32 bytes of depth. For the
-    // second operand words 0 and 2 are the b of the first eight columns, 1 and 3 of the others.
+    // This lane's share of 16 rows or columns, from `first` on, and 32 bytes of depth: the words of
+    // an `a`, or, as the SECOND operand, the two words of a `b` and those of its right neighbour.
+    // They are four matrices of eight rows (or columns) by 16 bytes.
+    template <bool SECOND>
     __device__ static Words fragment(const unsigned char* at, int first, int depth32) {
         const int lane = threadIdx.x % 32;
+        const auto lower = [](int i) { return SECOND ? i / 2 : i % 2; };  // rows 8 to 15
+        const auto deeper = [](int i) { return SECOND ? i % 2 : i / 2; };  // bytes 16 to 31
         if constexpr (ALONG) {
-            return load_matrices(at + place(first + lane % 16, 2 * depth32 + lane / 16));
+            const int line = first + lower(lane / 8) * 8 + lane % 8;
+            return load_matrices(at + place(line, 2 * depth32 + deeper(lane / 8)));
         } else if constexpr (sizeof(T) == 2) {
-            const int line = 16 * depth32 + lane / 16 * 8 + lane % 8;
-            return load_matrices_transposed(at + place(line, first / VECTOR + lane / 8 % 2));
+            const int line = 16 * depth32 + deeper(lane / 8) * 8 + lane % 8;
+            return load_matrices_transposed(at + place(line, first / VECTOR + lower(lane / 8)));
         } else {
-            const int extent = first + lane / 4, depth = 8 * depth32 + lane % 4;
             Words words;
 #pragma unroll
             for (int i = 0; i < 4; ++i) {
-                const int e = extent + i % 2 * 8;
-                const unsigned char* chunk = at + place(depth + i / 2 * 4, e / VECTOR);
-                words.at[i] = reinterpret_cast<const unsigned*>(chunk)[e % VECTOR];
+                const int line = 8 * depth32 + deeper(i) * 4 + lane % 4;
+                const int extent = first + lower(i) * 8 + lane / 4;
+                const unsigned char* chunk = at + place(line, extent / VECTOR);
+                words.at[i] = reinterpret_cast<const unsigned*>(chunk)[extent % VECTOR];
             }
             return words;
         }
@@ -108,20 +115,20 @@ __device__ inline void multiply_step(typename Tile::Sums& sums, const unsigned c
         Factors<T, PARTS> columns[Tile::PRODUCTS_ACROSS / 2];
 #pragma unroll
         for (int j = 0; j < Tile::PRODUCTS_ACROSS / 2; ++j)
-            columns[j].set(Second::fragment(second, column + 16 * j, depth32));
+            columns[j].set(Second::template fragment<true>(second, column + 16 * j, depth32));
 #pragma unroll
         for (int i = 0; i < Tile::PRODUCTS_DOWN; ++i) {
             Factors<T, PARTS> a;
-            a.set(First::fragment(first, row + 16 * i, depth32));
+            a.set(First::template fragment<false>(first, row + 16 * i, depth32));
 #pragma unroll
             for (int j = 0; j < Tile::PRODUCTS_ACROSS; ++j) {
                 const Factors<T, PARTS>& b = columns[j / 2];
-                const int k = j % 2;  // which eight of the sixteen columns
+                const int k = j % 2 * 2;  // the words of these eight columns
                 if constexpr (PARTS == 2) {
-                    multiply_add<T>(sums[i][j], a.part[1], b.part[0].at[k], b.part[0].at[k + 2]);
-                    multiply_add<T>(sums[i][j], a.part[0], b.part[1].at[k], b.part[1].at[k + 2]);
+                    multiply_add<T>(sums[i][j], a.part[1], b.part[0].at[k], b.part[0].at[k + 1]);
+                    multiply_add<T>(sums[i][j], a.part[0], b.part[1].at[k], b.part[1].at[k + 1]);
                 }
-                multiply_add<T>(sums[i][j], a.part[0], b.part[0].at[k], b.part[0].at[k + 2]);
+                multiply_add<T>(sums[i][j], a.part[0], b.part[0].at[k], b.part[0].at[k + 1]);
             }
         }
     }
@@ -140,28 +147,27 @@ __device__ inline void multiply(typename Tile::Sums& sums, First& first, Second&
         for (int j = 0; j < Tile::PRODUCTS_ACROSS; ++j)
 #pragma unroll
             for (int e = 0; e < 4; ++e) sums[i][j][e] = 0.0f;
-    unsigned char* const end = shared + Tile::STAGES * STAGE;
-    unsigned char* filled = shared;  // the stage that is copied to next
+    int filled = 0;  // where the stage lies that is copied to next
 #pragma unroll
     for (int step = 0; step < Tile::STAGES - 1; ++step, filled += STAGE) {
         if (step < steps) {
-            first.copy(filled);
-            second.copy(filled + A::BYTES);
+            second.copy(shared + filled + A::BYTES);
+            first.copy(shared + filled);
         }
         commit_copies();  // a group for every step, be it empty: they are counted
     }
-    unsigned char* ready = shared;
+    int ready = 0;
     for (int step = 0; step < steps; ++step) {
         wait_for_copies<Tile::STAGES - 2>();
         __syncthreads();  // this step has arrived; all warps are done with the one before
         if (step + Tile::STAGES - 1 < steps) {
-            first.copy(filled);
-            second.copy(filled + A::BYTES);
+            second.copy(shared + filled + A::BYTES);
+            first.copy(shared + filled);
         }
         commit_copies();
-        multiply_step<Tile, PARTS, A, B>(sums, ready, ready + A::BYTES);
-        filled = filled + STAGE == end ? shared : filled + STAGE;
-        ready = ready + STAGE == end ? shared : ready + STAGE;
+        multiply_step<Tile, PARTS, A, B>(sums, shared + ready, shared + ready + A::BYTES);
+        filled = filled == (Tile::STAGES - 1) * STAGE ? 0 : filled + STAGE;
+        ready = ready == (Tile::STAGES - 1) * STAGE ? 0 : ready + STAGE;
     }
     wait_for_copies<0>();
     __syncthreads();

@@ -208,12 +208,15 @@ def dgrad(
     stores = _aligned(dy, out, mask, rows=(c, *pitches))
     arguments = (type_name(dy), type_name(out), tile.name, str(_parts(op)), _flag(loads))
     phases = op.stride[0] * op.stride[1]
+    common = tuple(map(gcd, op.stride, op.dilation))
     launch(
         Kernel("conv_mma_dgrad.cu", f"conv2d_dgrad_mma_kernel<{', '.join(arguments)}>"),
         op.groups * phases * row_tiles * cdiv(c, tile.columns),
         tile.threads,
         *(dy, w, out, mask, sums, n, h, v, dy.shape[1], dy.shape[2], c, filters, r, s),
-        *(*op.stride, *op.dilation, *map(gcd, op.stride, op.dilation), top, left),
+        *(*op.stride, *op.dilation),
+        *(op.stride[0] // common[0], op.stride[1] // common[1]),
+        *(op.dilation[0] // common[0], op.dilation[1] // common[1], top, left),
         *(pixel_pitch(dy), *pitches, op.groups, row_tiles, int(stores), tile.group),
         shared_bytes=tile.shared_bytes(dy.dtype.itemsize),
     )

@@ -17,35 +17,34 @@
 #include "conv_mma_store.cuh"
 
 // One axis of a phase: its pixels are first, first + stride, ...; its taps first_tap,
-// first_tap + every, ...; from tap to tap the position in dy falls by `step`.
-struct Phase { int first, count, first_tap, taps, every, step; };
+// first_tap + every, ...
+struct Phase { int first, count, first_tap, taps; };
 
-// `common` is the greatest common divisor of stride and dilation.
-__device__ inline Phase phase_of(int number, int pad, int stride, int dilation, int common,
+__device__ inline Phase phase_of(int number, int pad, int stride, int dilation, int every,
                                  int filter, int extent) {
     Phase phase = {};
-    phase.every = stride / common;
-    phase.step = dilation / common;
     phase.first = (number + stride * pad - pad) % stride;
     phase.count = max((extent - phase.first + stride - 1) / stride, 0);
-    for (int r = 0; r < min(phase.every, filter); ++r)
+    for (int r = 0; r < min(every, filter); ++r)
         if (r * dilation % stride == number) {
             phase.first_tap = r;
-            phase.taps = (filter - r + phase.every - 1) / phase.every;
+            phase.taps = (filter - r + every - 1) / every;
         }
     return phase;
 }
 
 template <class T, class Out, class Tile, int PARTS, bool WIDE>
-__global__ void __launch_bounds__(Tile::THREADS) conv2d_dgrad_mma_kernel(
+__global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) conv2d_dgrad_mma_kernel(
     const T* dy,      // [N, P, Q, groups * K], dy_pitch elements from pixel to pixel
     const T* w,       // [groups * K, R, S, C]
     Out* out,         // [N, H, W, groups * C]
     const T* mask,    // like out, or null
     float* sums_out,  // [phases * row_tiles, groups * C] or null: the shares of db
     int N, int H, int W, int P, int Q, int C, int K, int R, int S,  // C and K are those of a group
-    int stride_h, int stride_w, int dilation_h, int dilation_w, int common_h, int common_w, int top,
-    int left, int dy_pitch, int mask_pitch, int out_pitch, int groups,
+    int stride_h, int stride_w, int dilation_h, int dilation_w,
+    int every_h, int every_w,  // stride / its greatest common divisor with the dilation
+    int step_h, int step_w,    // dilation / the same: from such a tap to the next, in dy
+    int top, int left, int dy_pitch, int mask_pitch, int out_pitch, int groups,
     int row_tiles,    // of the largest phase
     int wide, int group_rows) {
     DYNAMIC_SHARED(shared);
@@ -56,27 +55,28 @@ __global__ void __launch_bounds__(Tile::THREADS) conv2d_dgrad_mma_kernel(
     const int number = blockIdx.x / tiles % (stride_h * stride_w);
     const int group = blockIdx.x / tiles / (stride_h * stride_w);
     const Place tile = place_of_block(blockIdx.x % tiles, row_tiles, column_tiles, group_rows);
-    const Phase down = phase_of(number / stride_w, top, stride_h, dilation_h, common_h, R, H);
-    const Phase across = phase_of(number % stride_w, left, stride_w, dilation_w, common_w, S, W);
+    const Phase down = phase_of(number / stride_w, top, stride_h, dilation_h, every_h, R, H);
+    const Phase across = phase_of(number % stride_w, left, stride_w, dilation_w, every_w, S, W);
     const int count = N * down.count * across.count;  // pixels of the phase
     const int first_pixel = tile.row * Tile::ROWS, first_c = tile.column * Tile::COLUMNS;
-    const int met = down.taps * across.taps;
+    const int padded = whole(K, Tile::DEPTH);  // so that a step of the depth has one tap
     const auto pixel_of = [&](int number) {  // (n, h, v) of a pixel of the phase
         const Digits at = Digits::of(number, max(down.count, 1), max(across.count, 1));
         return Corner{at.high, down.first + at.middle * stride_h, across.first + at.low * stride_w};
     };
     const Images<T> images = {dy + group * K, P, Q, K, dy_pitch};
-    const Taps taps = {down.taps, max(across.taps, 1), -down.step, -across.step};
-    Pixels<A, Tile::THREADS, false, WIDE> pixels(images, taps, Tile::DEPTH, [&](int line) {
+    const Taps taps = {down.taps, max(across.taps, 1), -step_h, -step_w};
+    using PixelLoader = Pixels<A, Tile::THREADS, false, WIDE>;
+    PixelLoader pixels(images, taps, padded, Tile::DEPTH, [&](int line) {
         const Corner at = pixel_of(min(first_pixel + line, max(count - 1, 0)));
         return Corner{at.n, (at.h + top - down.first_tap * dilation_h) / stride_h,
                       (at.w + left - across.first_tap * dilation_w) / stride_w};
     });
-    const PhaseTaps order = {down.taps, max(across.taps, 1), down.first_tap, across.first_tap,
-                             down.every, across.every};
-    FiltersAcross<B, Tile::THREADS, WIDE> filters(w + (long long)group * K * R * S * C, order, K, R,
-                                                  S, C, first_c, Tile::DEPTH);
-    const int steps = (met * pixels.padded + Tile::DEPTH - 1) / Tile::DEPTH;
+    const PhaseTaps order = {down.taps, down.first_tap, across.first_tap,
+                             every_h, every_w};
+    FiltersAcross<B, Tile::THREADS, WIDE, PixelLoader> filters(
+        w + (long long)group * K * R * S * C, order, K, R, S, C, first_c, pixels);
+    const int steps = down.taps * across.taps * (padded / Tile::DEPTH);
     typename Tile::Sums sums;
     multiply<Tile, PARTS>(sums, pixels, filters, first_pixel < count ? steps : 0, shared);
 

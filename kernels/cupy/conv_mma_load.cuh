@@ -35,12 +35,15 @@ struct Digits {
     }
 };
 
+// `count`, rounded up to whole multiples of `of`.
+__device__ constexpr int whole(int count, int of) { return (count + of - 1) / of * of; }
+
 // Copy a chunk of 16 bytes, of which the first `valid` elements are there and the others zero.
 template <bool WIDE, class T>
 __device__ inline void copy_chunk(unsigned char* to, const T* from, int valid) {
     constexpr int VECTOR = 16 / sizeof(T);
     if constexpr (WIDE) {
-        copy_async<16>(to, from, max(min(valid, VECTOR), 0) * int(sizeof(T)));
+        copy_async<16>(to, from, valid > 0 ? 16 : 0);  // WIDE: a chunk is there or not
     } else {
         Vector<T, VECTOR> chunk;
 #pragma unroll
@@ -88,8 +91,9 @@ struct Pixels : Share<Memory_, THREADS> {
 
     // `corner_of(line)` is the Corner of the pixel in a line of the tile.
     template <class CornerOf>
-    __device__ Pixels(const Images<T>& x, const Taps& taps, int depth, const CornerOf& corner_of)
-        : x(x), taps(taps), padded((x.channels + S::VECTOR - 1) / S::VECTOR * S::VECTOR),
+    __device__ Pixels(const Images<T>& x, const Taps& taps, int padded, int depth,
+                      const CornerOf& corner_of)
+        : x(x), taps(taps), padded(padded),
           at(Digits::of(S::chunk * S::VECTOR, taps.columns, padded)),
           step(Digits::of(depth, taps.columns, padded)) {
 #pragma unroll
@@ -131,8 +135,8 @@ template <class Memory_, int THREADS, bool WIDE> struct Filters : Share<Memory_,
     // w [filters, taps, channels] of the group; the tile begins at filter `first`.
     __device__ Filters(const T* w, int filters, int taps, int channels, int first, int depth_step)
         : taps(taps), channels(channels),
-          padded((channels + S::VECTOR - 1) / S::VECTOR * S::VECTOR),
-          depth(S::chunk * S::VECTOR), step(depth_step) {
+          padded(whole(channels, S::VECTOR)), depth(S::chunk * S::VECTOR),
+          step(depth_step) {
 #pragma unroll
         for (int i = 0; i < S::COUNT; ++i) {  // behind the last: the last again, never stored
             const int k = min(first + S::line + i * S::SPACING, filters - 1);
@@ -153,39 +157,36 @@ template <class Memory_, int THREADS, bool WIDE> struct Filters : Share<Memory_,
 };
 
 // Which taps of a filter a phase of dgrad meets: from (first_row, first_column) on, in steps.
-struct PhaseTaps { int rows, columns, first_row, first_column, every_row, every_column; };
+struct PhaseTaps { int rows, first_row, first_column, every_row, every_column; };
 
-template <class Memory_, int THREADS, bool WIDE> struct FiltersAcross : Share<Memory_, THREADS> {
+// It has no count of its own: it is copied before the pixels of the same step, whose place in the
+// depth it reads. Their channels are padded to whole steps, so that a step lies in one tap.
+template <class Memory_, int THREADS, bool WIDE, class Pixels>
+struct FiltersAcross : Share<Memory_, THREADS> {
     using S = Share<Memory_, THREADS>;
     using typename S::T;
-    const T* w;  // [filters, height, width, channels] of the group, at this thread's channel
+    const T* w;  // [filters, height, width, channels] of the group, at this thread's line and channel
     PhaseTaps taps;
-    int filters, height, width, channels, padded, valid;
-    Digits at[S::COUNT], step;  // (i, j, k) of each line
+    int filters, filter, width, channels, valid;  // filter: elements of one
+    const Pixels& pixels;
 
     __device__ FiltersAcross(const T* w, const PhaseTaps& taps, int filters, int height, int width,
-                             int channels, int first, int depth)
-        : w(w + first + S::chunk * S::VECTOR), taps(taps), filters(filters), height(height),
-          width(width), channels(channels),
-          padded((filters + S::VECTOR - 1) / S::VECTOR * S::VECTOR),
-          valid(channels - first - S::chunk * S::VECTOR),
-          step(Digits::of(depth, taps.columns, padded)) {
-#pragma unroll
-        for (int i = 0; i < S::COUNT; ++i)
-            at[i] = Digits::of(S::line + i * S::SPACING, taps.columns, padded);
-    }
+                             int channels, int first, const Pixels& pixels)
+        : w(w + (S::line * height * width * channels + first + S::chunk * S::VECTOR)), taps(taps),
+          filters(filters), filter(height * width * channels), width(width), channels(channels),
+          valid(channels - first - S::chunk * S::VECTOR), pixels(pixels) {}
 
     __device__ void copy(unsigned char* to) {
+        const Digits& at = pixels.at;
+        const int r = taps.first_row + at.high * taps.every_row;
+        const int s = taps.first_column + at.middle * taps.every_column;
 #pragma unroll
         for (int i = 0; i < S::COUNT; ++i) {
             if (!S::has(i)) break;
-            const int r = taps.first_row + at[i].high * taps.every_row;
-            const int s = taps.first_column + at[i].middle * taps.every_column;
-            const int k = at[i].low;
-            const bool there = at[i].high < taps.rows && k < filters;
-            const T* from = w + ((k * height + r) * width + s) * channels;
+            const int k = at.low - pixels.chunk * pixels.VECTOR + i * S::SPACING;  // of line 0
+            const bool there = at.high < taps.rows && k + S::line < filters;
+            const T* from = w + (k * filter + (r * width + s) * channels);
             copy_chunk<WIDE>(to + S::place(i), from, there ? valid : 0);
-            at[i].add(step, taps.columns, padded);
         }
     }
 };
@@ -230,7 +231,7 @@ struct Patches : Share<Memory_, THREADS> {
                        int first, int depth)
         : x(x), rows(rows), columns(columns), stride_h(stride_h), stride_w(stride_w),
           step(Digits::of(depth, rows, columns)), images(images) {
-        const int padded = (x.channels + S::VECTOR - 1) / S::VECTOR * S::VECTOR;
+        const int padded = whole(x.channels, S::VECTOR);
         const Digits tap = Digits::of(first + S::chunk * S::VECTOR, taps.columns, padded);
         h = tap.high * taps.row_step - top;
         w = tap.middle * taps.column_step - left;

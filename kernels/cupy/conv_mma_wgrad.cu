@@ -9,7 +9,7 @@
 #include "conv_mma_store.cuh"
 
 template <class T, class Tile, int PARTS, bool EDGE, bool WIDE>
-__global__ void __launch_bounds__(Tile::THREADS) conv2d_wgrad_mma_kernel(
+__global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) conv2d_wgrad_mma_kernel(
     const T* x,   // [N, H, W, groups * C], x_pitch elements from pixel to pixel
     const T* dy,  // [N, P, Q, groups * K]
     float* out,   // [splits, groups * K, R, S, C]
@@ -21,8 +21,7 @@ __global__ void __launch_bounds__(Tile::THREADS) conv2d_wgrad_mma_kernel(
     DYNAMIC_SHARED(shared);
     using A = Operand<T, Tile::ROWS, Tile::DEPTH, false>;
     using B = Operand<T, Tile::COLUMNS, Tile::DEPTH, false>;
-    constexpr int CHUNK = A::VECTOR;
-    const int padded = (C + CHUNK - 1) / CHUNK * CHUNK;  // the channels of a tap in the tile
+    const int padded = whole(C, A::VECTOR);  // the channels of a tap in the tile
     const int row_tiles = (K + Tile::ROWS - 1) / Tile::ROWS;
     const int column_tiles = (R * S * padded + Tile::COLUMNS - 1) / Tile::COLUMNS;
     const int tiles = row_tiles * column_tiles;
