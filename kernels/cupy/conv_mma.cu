@@ -22,7 +22,7 @@ __device__ inline void later_if_larger(float& best, int& at, float value, int pl
 // PARTS: TF32 numbers for each float32 factor. WIDE: 16-byte loads; `wide`: 16-byte stores.
 template <class T, class Tile, int PARTS, bool EDGE, bool POOL, bool WIDE>
 __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) conv2d_mma_kernel(
-    const T* x,          // [N, H, W, groups * C], x_pitch elements from pixel to pixel
+    const T* x,          // [N, H, W, groups * C]
     const T* w,          // [groups * K, R, S, C]
     const float* b,      // [groups * K] or null
     const T* residual,   // like out, or null
@@ -31,7 +31,9 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
     int outputs,         // N * P * Q
     int H, int W, int P, int Q, int C, int K, int R, int S,  // C and K are those of a group
     int stride_h, int stride_w, int dilation_h, int dilation_w, int top, int left,
-    int x_pitch, int residual_pitch, int out_pitch, int groups, int relu, int wide, int group_rows) {
+    int x_pitch, int x_line, int x_lines, int residual_pitch, int residual_line,
+    int residual_lines, int out_pitch, int out_line, int out_lines,  // the Grid of each
+    int groups, int relu, int wide, int group_rows) {
     DYNAMIC_SHARED(shared);
     using A = Operand<T, Tile::ROWS, Tile::DEPTH, true>;
     using B = Operand<T, Tile::COLUMNS, Tile::DEPTH, true>;
@@ -42,7 +44,7 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
     const Place tile = place_of_block(blockIdx.x % (row_tiles * column_tiles), row_tiles,
                                       column_tiles, group_rows);
     const int first_output = tile.row * (Tile::ROWS / EACH), first_k = tile.column * Tile::COLUMNS;
-    const Images<T> images = {x + group * C, H, W, C, x_pitch};
+    const Images<T> images = {x + group * C, H, W, C, {x_pitch, x_line, x_lines}};
     const Taps taps = {R, S, dilation_h, dilation_w};
     const int padded = whole(C, A::VECTOR);
     Pixels<A, Tile::THREADS, EDGE, WIDE> pixels(images, taps, padded, Tile::DEPTH, [&](int line) {
@@ -67,7 +69,11 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
     const int k = group * K + first_k + mine.column;
     Values<VECTOR> bias = {};
     if (b) bias = load_chunk<VECTOR>(b + k, valid, wide);
-    for (int row = mine.row; row < Tile::ROWS / EACH; row += Mine::SPACING) {
+    const Grid residual_grid = {residual_pitch, residual_line, residual_lines};
+    const Grid out_grid = {out_pitch, out_line, out_lines};
+    const Digits step = Digits::of(Mine::SPACING, P, Q);
+    Digits at = Digits::of(first_output + mine.row, P, Q);
+    for (int row = mine.row; row < Tile::ROWS / EACH; row += Mine::SPACING, at.add(step, P, Q)) {
         const long long output = first_output + row;
         if (output >= outputs) return;
         const float* const from = staged + row * EACH * Tile::STAGED_PITCH + mine.column;
@@ -75,20 +81,20 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
 #pragma unroll
         for (int e = 0; e < VECTOR; ++e) value.at[e] += bias.at[e];
         if constexpr (POOL) {
-            int at[VECTOR] = {};
+            int largest[VECTOR] = {};
 #pragma unroll
             for (int place = 1; place < 4; ++place) {
                 const auto next = staged_values<VECTOR>(from + place * Tile::STAGED_PITCH);
 #pragma unroll
                 for (int e = 0; e < VECTOR; ++e)
-                    later_if_larger(value.at[e], at[e], next.at[e] + bias.at[e], place);
+                    later_if_larger(value.at[e], largest[e], next.at[e] + bias.at[e], place);
             }
             Vector<signed char, VECTOR> codes;
 #pragma unroll
             for (int e = 0; e < VECTOR; ++e) {
                 const bool dead = value.at[e] <= 0.0f;  // a NaN is not
                 value.at[e] = dead ? 0.0f : value.at[e];
-                codes.at[e] = dead ? DEAD : at[e];
+                codes.at[e] = dead ? DEAD : largest[e];
             }
             if (code) {
                 signed char* const to = code + (output * (groups * K) + k);
@@ -102,14 +108,17 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
             }
         } else {
             Values<VECTOR> more = {};
-            if (residual)
-                more = load_chunk<VECTOR>(residual + (output * residual_pitch + k), valid, wide);
+            if (residual) {
+                const long long place = residual_grid.place(at.high, at.middle, at.low);
+                more = load_chunk<VECTOR>(residual + (place + k), valid, wide);
+            }
 #pragma unroll
             for (int e = 0; e < VECTOR; ++e) {
                 value.at[e] += more.at[e];
                 if (relu && value.at[e] < 0.0f) value.at[e] = 0.0f;  // a NaN is not
             }
         }
-        store_chunk(out + (output * out_pitch + k), value, valid, wide);
+        const long long place = out_grid.place(at.high, at.middle, at.low);
+        store_chunk(out + (place + k), value, valid, wide);
     }
 }

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
-import numpy
-
 from ..spec import Conv2d
-from .launch import LARGE, Kernel, address, cdiv, launch, multiprocessors, pixel_pitch, type_name
+from ..spec.grid import Grid, grid, positions
+from .launch import LARGE, Kernel, address, cdiv, launch, multiprocessors, type_name
+from .reduce import add_in_order
 
 CHUNK_BYTES = 16  # of a copy
 DEPTH_BYTES = 64  # of a step of the depth
@@ -27,7 +27,7 @@ STAGES = 4
 LEAST_CHANNELS = 8  # of a group: with fewer, most of each product would be padding
 LEAST_STEPS = 8  # of a split of wgrad: fewer would be all prologue
 MOST_SPLITS = 64
-ADD_THREADS = 256
+NO_GRID = Grid(0, 0, 0)
 
 # (rows, columns) of a tile -> those of a warp: four warps, or eight for the largest
 WARPS = {
@@ -140,8 +140,8 @@ def _parts(op: Conv2d) -> int:
     return 2 if op.precision == "tf32x3" else 1
 
 
-def _pitch(array: Any) -> int:
-    return 0 if array is None else pixel_pitch(array)
+def _grid(array: Any) -> Grid:
+    return NO_GRID if array is None else grid(array)
 
 
 def forward(
@@ -163,9 +163,9 @@ def _forward(
     (n, p, q, k), (_, r, s, c) = out.shape, w.shape
     filters, outputs = k // op.groups, n * p * q
     rows = outputs * (4 if pool else 1)
-    loads = _aligned(x, w, rows=(c, pixel_pitch(x)))
-    pitches = (_pitch(residual), pixel_pitch(out))
-    stores = _aligned(out, residual, code, b, rows=(filters, *pitches))
+    grids = (grid(x), _grid(residual), grid(out))
+    loads = _aligned(x, w, rows=(c, grids[0].pitch))
+    stores = _aligned(out, residual, code, b, rows=(filters, grids[1].pitch, grids[2].pitch))
     flags = map(_flag, (op.padding_mode == "edge", pool, loads))
     arguments = (type_name(x), tile.name, str(_parts(op)), *flags)
     launch(
@@ -174,8 +174,8 @@ def _forward(
         tile.threads,
         *(x, w, b, residual, out, code, outputs),
         *(x.shape[1], x.shape[2], p, q, c, filters, r, s),
-        *(*op.stride, *op.dilation, op.padding[0], op.padding[2], pixel_pitch(x), *pitches),
-        *(op.groups, int(relu), int(stores), tile.group),
+        *(*op.stride, *op.dilation, op.padding[0], op.padding[2]),
+        *(*grids[0], *grids[1], *grids[2], op.groups, int(relu), int(stores), tile.group),
         shared_bytes=tile.shared_bytes(x.dtype.itemsize),
     )
 
@@ -203,9 +203,9 @@ def dgrad(
     (n, h, v, _), (k, r, s, c) = out.shape, w.shape
     filters, row_tiles = k // op.groups, phase_tiles(out.shape, op, tile)
     top, left = corner or (op.padding[0], op.padding[2])
-    loads = _aligned(dy, w, rows=(filters, pixel_pitch(dy), c))
-    pitches = (_pitch(mask), pixel_pitch(out))
-    stores = _aligned(dy, out, mask, rows=(c, *pitches))
+    grids = (grid(dy), _grid(mask), grid(out))
+    loads = _aligned(dy, w, rows=(filters, grids[0].pitch, c))
+    stores = _aligned(dy, out, mask, rows=(c, grids[1].pitch, grids[2].pitch))
     arguments = (type_name(dy), type_name(out), tile.name, str(_parts(op)), _flag(loads))
     phases = op.stride[0] * op.stride[1]
     common = tuple(map(gcd, op.stride, op.dilation))
@@ -217,7 +217,7 @@ def dgrad(
         *(*op.stride, *op.dilation),
         *(op.stride[0] // common[0], op.stride[1] // common[1]),
         *(op.dilation[0] // common[0], op.dilation[1] // common[1], top, left),
-        *(pixel_pitch(dy), *pitches, op.groups, row_tiles, int(stores), tile.group),
+        *(*grids[0], *grids[1], *grids[2], op.groups, row_tiles, int(stores), tile.group),
         shared_bytes=tile.shared_bytes(dy.dtype.itemsize),
     )
 
@@ -225,11 +225,12 @@ def dgrad(
 def wgrad(x: Any, dy: Any, out: Any, op: Conv2d, tile: MmaTile, parts: int, memory: Any) -> None:
     """dw from `parts` splits; `memory` is float32 [parts * dw's size], or unused for one split."""
     (n, p, q, _), (k, r, s, c) = dy.shape, out.shape
-    pixels, filters, itemsize = n * p * q, k // op.groups, x.dtype.itemsize
+    pixels, filters, itemsize = positions(dy), k // op.groups, x.dtype.itemsize
     if pixels == 0:
         out[...] = 0
         return
-    loads = _aligned(x, dy, rows=(c, filters, pixel_pitch(x), pixel_pitch(dy)))
+    grids = (grid(x), grid(dy))
+    loads = _aligned(x, dy, rows=(c, filters, grids[0].pitch, grids[1].pitch))
     flags = map(_flag, (op.padding_mode == "edge", loads))
     arguments = (type_name(x), tile.name, str(_parts(op)), *flags)
     columns = r * s * padded(c, itemsize)
@@ -240,11 +241,9 @@ def wgrad(x: Any, dy: Any, out: Any, op: Conv2d, tile: MmaTile, parts: int, memo
         tile.threads,
         *(x, dy, target, n, x.shape[1], x.shape[2], p, q, c, filters, r, s),
         *(*op.stride, *op.dilation, op.padding[0], op.padding[2]),
-        *(pixel_pitch(x), pixel_pitch(dy), op.groups, parts),
+        *(*grids[0], *grids[1], op.groups, pixels, parts),
         *(cdiv(cdiv(pixels, tile.depth), parts), tile.group),
         shared_bytes=tile.shared_bytes(itemsize),
     )
     if parts > 1:
-        kernel = Kernel("conv_mma_wgrad.cu", f"add_parts_kernel<{ADD_THREADS}>")
-        blocks = cdiv(out.size, ADD_THREADS)
-        launch(kernel, blocks, ADD_THREADS, target, out, numpy.int64(out.size), parts)
+        add_in_order(target, out, parts)

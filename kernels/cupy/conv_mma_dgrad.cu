@@ -35,7 +35,7 @@ __device__ inline Phase phase_of(int number, int pad, int stride, int dilation, 
 
 template <class T, class Out, class Tile, int PARTS, bool WIDE>
 __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) conv2d_dgrad_mma_kernel(
-    const T* dy,      // [N, P, Q, groups * K], dy_pitch elements from pixel to pixel
+    const T* dy,      // [N, P, Q, groups * K]
     const T* w,       // [groups * K, R, S, C]
     Out* out,         // [N, H, W, groups * C]
     const T* mask,    // like out, or null
@@ -44,7 +44,9 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
     int stride_h, int stride_w, int dilation_h, int dilation_w,
     int every_h, int every_w,  // stride / its greatest common divisor with the dilation
     int step_h, int step_w,    // dilation / the same: from such a tap to the next, in dy
-    int top, int left, int dy_pitch, int mask_pitch, int out_pitch, int groups,
+    int top, int left, int dy_pitch, int dy_line, int dy_lines, int mask_pitch, int mask_line,
+    int mask_lines, int out_pitch, int out_line, int out_lines,  // the Grid of each
+    int groups,
     int row_tiles,    // of the largest phase
     int wide, int group_rows) {
     DYNAMIC_SHARED(shared);
@@ -64,7 +66,7 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
         const Digits at = Digits::of(number, max(down.count, 1), max(across.count, 1));
         return Corner{at.high, down.first + at.middle * stride_h, across.first + at.low * stride_w};
     };
-    const Images<T> images = {dy + group * K, P, Q, K, dy_pitch};
+    const Images<T> images = {dy + group * K, P, Q, K, {dy_pitch, dy_line, dy_lines}};
     const Taps taps = {down.taps, max(across.taps, 1), -step_h, -step_w};
     using PixelLoader = Pixels<A, Tile::THREADS, false, WIDE>;
     PixelLoader pixels(images, taps, padded, Tile::DEPTH, [&](int line) {
@@ -86,21 +88,23 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
     const Mine mine;
     const int valid = C - first_c - mine.column;  // columns, from this thread's first on
     const int c = group * C + first_c + mine.column;
+    const Grid mask_grid = {mask_pitch, mask_line, mask_lines};
+    const Grid out_grid = {out_pitch, out_line, out_lines};
     Values<VECTOR> share = {};
     for (int row = mine.row; row < Tile::ROWS && valid > 0; row += Mine::SPACING) {
         if (first_pixel + row >= count) break;
         const Corner at = pixel_of(first_pixel + row);
-        const long long pixel = ((long long)at.n * H + at.h) * W + at.w;
         auto value = staged_values<VECTOR>(staged + row * Tile::STAGED_PITCH + mine.column);
         if (mask) {
-            const auto gate = load_chunk<VECTOR>(mask + (pixel * mask_pitch + c), valid, wide);
+            const long long place = mask_grid.place(at.n, at.h, at.w);
+            const auto gate = load_chunk<VECTOR>(mask + (place + c), valid, wide);
 #pragma unroll
             for (int e = 0; e < VECTOR; ++e)
                 if (gate.at[e] <= 0.0f) value.at[e] = 0.0f;  // a NaN passes
         }
 #pragma unroll
         for (int e = 0; e < VECTOR; ++e) share.at[e] += value.at[e];
-        store_chunk(out + (pixel * out_pitch + c), value, valid, wide);
+        store_chunk(out + (out_grid.place(at.n, at.h, at.w) + c), value, valid, wide);
     }
     if (!sums_out) return;
     float* const shares = reinterpret_cast<float*>(shared);  // [Mine::SPACING, COLUMNS]

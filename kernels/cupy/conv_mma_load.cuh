@@ -68,10 +68,20 @@ template <class Memory_, int THREADS> struct Share {
     __device__ int place(int i) const { return Memory::place(line + i * SPACING, chunk); }
 };
 
-// An image batch [images, height, width, channels of a group], `pitch` elements from pixel to pixel.
+// Where the pixels of an image batch lie (kernels/spec/grid.py): `pitch` elements from pixel to
+// pixel, `line` pixels from row to row and `lines` rows from image to image.
+struct Grid {
+    int pitch, line, lines;
+    __device__ long long place(int n, int h, int w) const {
+        return (((long long)n * lines + h) * line + w) * pitch;
+    }
+};
+
+// An image batch [images, height, width, channels of a group].
 template <class T> struct Images {
     const T* at;
-    int height, width, channels, pitch;
+    int height, width, channels;
+    Grid grid;
 };
 
 // x[n, h, w, c] for a tap and a pixel: its first tap's row and column, and steps from tap to tap.
@@ -99,7 +109,7 @@ struct Pixels : Share<Memory_, THREADS> {
 #pragma unroll
         for (int i = 0; i < S::COUNT; ++i) {
             const Corner corner = corner_of(S::line + i * S::SPACING);
-            image[i] = x.at + (long long)corner.n * x.height * x.width * x.pitch;
+            image[i] = x.at + x.grid.place(corner.n, 0, 0);
             h[i] = corner.h;
             w[i] = corner.w;
         }
@@ -119,7 +129,7 @@ struct Pixels : Share<Memory_, THREADS> {
                 inside = inside && unsigned(row) < unsigned(x.height) &&
                          unsigned(column) < unsigned(x.width);
             }
-            const T* from = image[i] + ((row * x.width + column) * x.pitch + at.low);
+            const T* from = image[i] + ((row * x.grid.line + column) * x.grid.pitch + at.low);
             copy_chunk<WIDE>(to + S::place(i), from, inside ? x.channels - at.low : 0);
         }
         at.add(step, taps.columns, padded);
@@ -194,14 +204,14 @@ struct FiltersAcross : Share<Memory_, THREADS> {
 template <class Memory_, int THREADS, bool WIDE> struct Gradients : Share<Memory_, THREADS> {
     using S = Share<Memory_, THREADS>;
     using typename S::T;
-    const T* dy;  // [pixels, filters] of the group, at this thread's line and filter
-    int pitch, pixel, pixels, valid, step;
+    const T* dy;  // [positions, filters] of the group, at this thread's line and filter
+    int pitch, position, positions, valid, step;
 
-    __device__ Gradients(const T* dy, int pixels, int pitch, int filters, int first_pixel,
+    __device__ Gradients(const T* dy, int positions, int pitch, int filters, int first_position,
                          int first_filter, int depth)
-        : pitch(pitch), pixel(first_pixel + S::line), pixels(pixels),
+        : pitch(pitch), position(first_position + S::line), positions(positions),
           valid(filters - first_filter - S::chunk * S::VECTOR), step(depth) {
-        this->dy = dy + ((long long)pixel * pitch + first_filter + S::chunk * S::VECTOR);
+        this->dy = dy + ((long long)position * pitch + first_filter + S::chunk * S::VECTOR);
     }
 
     __device__ void copy(unsigned char* to) {
@@ -209,28 +219,28 @@ template <class Memory_, int THREADS, bool WIDE> struct Gradients : Share<Memory
         for (int i = 0; i < S::COUNT; ++i)
             if (S::has(i))
                 copy_chunk<WIDE>(to + S::place(i), dy + (long long)i * S::SPACING * pitch,
-                                 pixel + i * S::SPACING < pixels ? valid : 0);
-        pixel += step;
+                                 position + i * S::SPACING < positions ? valid : 0);
+        position += step;
         dy += (long long)step * pitch;
     }
 };
+
+// The pixels of dy are counted with its border, as it lies in memory; the border adds zeros.
+struct Outputs { int images, rows, columns, line, lines, stride_h, stride_w; };
 
 template <class Memory_, int THREADS, bool EDGE, bool WIDE>
 struct Patches : Share<Memory_, THREADS> {
     using S = Share<Memory_, THREADS>;
     using typename S::T;
     Images<T> x;
-    int rows, columns, stride_h, stride_w;  // of dy
-    int h, w, c, valid;                     // of this thread's tap, from a pixel's corner
-    Digits at[S::COUNT], step;              // (n, p, q) of each line
-    int images;
+    Outputs y;
+    int h, w, c, valid;         // of this thread's tap, from a pixel's corner
+    Digits at[S::COUNT], step;  // (n, p, q) of each line
 
-    // The tile's columns begin at the padded (r, s, c) called `first`, its lines at `first_pixel`.
-    __device__ Patches(const Images<T>& x, int images, int rows, int columns, int stride_h,
-                       int stride_w, const Taps& taps, int top, int left, int first_pixel,
-                       int first, int depth)
-        : x(x), rows(rows), columns(columns), stride_h(stride_h), stride_w(stride_w),
-          step(Digits::of(depth, rows, columns)), images(images) {
+    // The tile's columns begin at the padded (r, s, c) called `first`.
+    __device__ Patches(const Images<T>& x, const Outputs& y, const Taps& taps, int top, int left,
+                       int first_position, int first, int depth)
+        : x(x), y(y), step(Digits::of(depth, y.lines, y.line)) {
         const int padded = whole(x.channels, S::VECTOR);
         const Digits tap = Digits::of(first + S::chunk * S::VECTOR, taps.columns, padded);
         h = tap.high * taps.row_step - top;
@@ -239,15 +249,16 @@ struct Patches : Share<Memory_, THREADS> {
         valid = tap.high < taps.rows ? x.channels - c : 0;
 #pragma unroll
         for (int i = 0; i < S::COUNT; ++i)
-            at[i] = Digits::of(first_pixel + S::line + i * S::SPACING, rows, columns);
+            at[i] = Digits::of(first_position + S::line + i * S::SPACING, y.lines, y.line);
     }
 
     __device__ void copy(unsigned char* to) {
 #pragma unroll
         for (int i = 0; i < S::COUNT; ++i) {
             if (!S::has(i)) break;
-            int row = at[i].middle * stride_h + h, column = at[i].low * stride_w + w;
-            bool inside = at[i].high < images;
+            const Digits& pixel = at[i];
+            int row = pixel.middle * y.stride_h + h, column = pixel.low * y.stride_w + w;
+            bool inside = pixel.high < y.images && pixel.middle < y.rows && pixel.low < y.columns;
             if constexpr (EDGE) {
                 row = min(max(row, 0), x.height - 1);
                 column = min(max(column, 0), x.width - 1);
@@ -255,10 +266,9 @@ struct Patches : Share<Memory_, THREADS> {
                 inside = inside && unsigned(row) < unsigned(x.height) &&
                          unsigned(column) < unsigned(x.width);
             }
-            const long long line = (long long)at[i].high * x.height + row;
-            const T* from = x.at + ((line * x.width + column) * x.pitch + c);
+            const T* from = x.at + (x.grid.place(pixel.high, row, column) + c);
             copy_chunk<WIDE>(to + S::place(i), from, inside ? valid : 0);
-            at[i].add(step, rows, columns);
+            at[i].add(step, y.lines, y.line);
         }
     }
 };

@@ -10,13 +10,16 @@
 
 template <class T, class Tile, int PARTS, bool EDGE, bool WIDE>
 __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) conv2d_wgrad_mma_kernel(
-    const T* x,   // [N, H, W, groups * C], x_pitch elements from pixel to pixel
+    const T* x,   // [N, H, W, groups * C]
     const T* dy,  // [N, P, Q, groups * K]
     float* out,   // [splits, groups * K, R, S, C]
     int N, int H, int W, int P, int Q, int C, int K, int R, int S,  // C and K are those of a group
     int stride_h, int stride_w, int dilation_h, int dilation_w, int top, int left, int x_pitch,
-    int dy_pitch, int groups, int splits,
-    int steps,    // of Tile::DEPTH pixels, in a split
+    int x_line, int x_lines, int dy_pitch, int dy_line, int dy_lines,  // the Grid of each
+    int groups,
+    int positions,  // of the pixels of dy and of its border
+    int splits,
+    int steps,  // of Tile::DEPTH positions, in a split
     int group_rows) {
     DYNAMIC_SHARED(shared);
     using A = Operand<T, Tile::ROWS, Tile::DEPTH, false>;
@@ -28,13 +31,14 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
     const int split = blockIdx.x / tiles % splits, group = blockIdx.x / tiles / splits;
     const Place tile = place_of_block(blockIdx.x % tiles, row_tiles, column_tiles, group_rows);
     const int first_k = tile.row * Tile::ROWS, first_t = tile.column * Tile::COLUMNS;
-    const int first_pixel = split * steps * Tile::DEPTH;
-    Gradients<A, Tile::THREADS, WIDE> gradients(dy + group * K, N * P * Q, dy_pitch, K, first_pixel,
+    const int first = split * steps * Tile::DEPTH;
+    Gradients<A, Tile::THREADS, WIDE> gradients(dy + group * K, positions, dy_pitch, K, first,
                                                 first_k, Tile::DEPTH);
-    const Images<T> images = {x + group * C, H, W, C, x_pitch};
+    const Images<T> images = {x + group * C, H, W, C, {x_pitch, x_line, x_lines}};
+    const Outputs outputs = {N, P, Q, dy_line, dy_lines, stride_h, stride_w};
     const Taps taps = {R, S, dilation_h, dilation_w};
-    Patches<B, Tile::THREADS, EDGE, WIDE> patches(images, N, P, Q, stride_h, stride_w, taps, top,
-                                                  left, first_pixel, first_t, Tile::DEPTH);
+    Patches<B, Tile::THREADS, EDGE, WIDE> patches(images, outputs, taps, top, left, first, first_t,
+                                                  Tile::DEPTH);
     typename Tile::Sums sums;
     multiply<Tile, PARTS>(sums, gradients, patches, steps, shared);
 
@@ -49,16 +53,4 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
         const long long filter = ((long long)split * groups + group) * K + first_k + row;
         store_chunk(out + ((filter * R * S + tap) * C + c), value, valid, C % 4 == 0);
     }
-}
-
-// out [count] = the sum of parts [terms, count], from the first row to the last.
-template <int THREADS>
-__global__ void __launch_bounds__(THREADS)
-add_parts_kernel(const float* parts, float* out, long long count, int terms) {
-    const long long i = blockIdx.x * (long long)THREADS + threadIdx.x;
-    if (i >= count) return;
-    float total = 0.0f;
-#pragma unroll 4
-    for (int term = 0; term < terms; ++term) total += parts[term * count + i];
-    out[i] = total;
 }
