@@ -18,6 +18,7 @@ from ..spec.contract import Array, InOut, Out
 from .launch import cdiv, launch, narrow, usable
 
 BLOCK = 2048  # parameters of a program: 16 a thread
+ADAMW_BLOCK = 1024  # 8 a thread, which holds four arrays and float64 scalars
 
 
 @triton.jit
@@ -145,10 +146,10 @@ def adamw_update(
     usable("adamw_update", w=w, g=g, m=m, v=v, low=low, lr=lr, step=step, grad_scale=grad_scale)
     launch(
         _adamw_update_kernel,
-        cdiv(w.size, BLOCK),
+        cdiv(w.size, ADAMW_BLOCK),
         *(w, g, m, v, low, lr, step, grad_scale, w.size, decay_until),
         *(op.beta1, op.beta2, 1.0 - op.beta1, 1.0 - op.beta2, op.eps, op.weight_decay),
         LOG_BETA1=math.log(op.beta1) if op.beta1 else 0.0,
         LOG_BETA2=math.log(op.beta2) if op.beta2 else 0.0,
-        BLOCK_ELEMENTS=BLOCK,
+        BLOCK_ELEMENTS=ADAMW_BLOCK,
     )
