@@ -33,38 +33,51 @@ class Way:
     session: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
 
 
-def _host(tensor: torch.Tensor) -> np.ndarray:
-    return np.ascontiguousarray(tensor.detach().permute(0, 2, 3, 1).numpy())
+def to_host(tensor: torch.Tensor) -> np.ndarray:
+    """A result in our layout; bfloat16, which NumPy has not, as float32."""
+    tensor = tensor.detach().permute(0, 2, 3, 1)
+    return np.ascontiguousarray((tensor.float() if tensor.itemsize == 2 else tensor).cpu().numpy())
 
 
-def plain_way(work: Work, *, channels_last: bool) -> Way:
-    """The work in torch's own functions, on tensors of one memory format."""
+def plain_way(work: Work, *, channels_last: bool, place: str = "cpu") -> Way:
+    """The work in torch's own functions, on tensors of one memory format on device `place`."""
     memory = torch.channels_last if channels_last else torch.contiguous_format
     name = "torch channels_last" if channels_last else "torch contiguous"
-    given = {n: _tensor(a, memory) for n, a in work.given.items()}
+    given = tensors(work, memory, place)
     if work.name in ("dgrad", "wgrad"):
-        return Way(name, _backward(work, given), _host)
-    return Way(name, _forward(work, given), _host, torch.inference_mode)
+        return Way(name, backward_call(work, given), to_host)
+    return Way(name, forward_call(work, given), to_host, torch.inference_mode)
 
 
 def torch_ways(work: Work) -> list[Way]:
-    """All ways of torch to do float32 `work`."""
+    """All ways of torch to do `work` on the CPU."""
     ways = [plain_way(work, channels_last=False), plain_way(work, channels_last=True)]
     if work.name.startswith("forward") and torch.backends.mkldnn.is_available():
-        packed = _packed(work, {n: _tensor(a, torch.channels_last) for n, a in work.given.items()})
+        packed = _packed(work, tensors(work, torch.channels_last))
         if packed is not None:
-            ways.append(Way("torch onednn-packed", packed, _host, torch.inference_mode))
+            ways.append(Way("torch onednn-packed", packed, to_host, torch.inference_mode))
     return ways
 
 
+def tensors(work: Work, memory: torch.memory_format, place: str = "cpu") -> dict[str, torch.Tensor]:
+    """The arrays of the work as tensors of torch's layout; a bias has the type of the others."""
+    given = {n: _tensor(a, memory).to(place) for n, a in work.given.items()}
+    kind = next(iter(given.values())).dtype
+    return {n: t.to(kind) for n, t in given.items()}
+
+
 def _tensor(array: np.ndarray, memory: torch.memory_format) -> torch.Tensor:
-    tensor = torch.from_numpy(array)
+    if str(array.dtype) == "bfloat16":
+        tensor = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    else:
+        tensor = torch.from_numpy(array)
     if tensor.ndim == 4:
         tensor = tensor.permute(0, 3, 1, 2).contiguous(memory_format=memory)
     return tensor
 
 
-def _forward(work: Work, given: dict[str, torch.Tensor]) -> Callable[[], torch.Tensor]:
+def forward_call(work: Work, given: dict[str, torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """A forward pass or a pool in torch's own functions."""
     layer, x, w, b = work.layer, given["x"], given.get("w"), given.get("b")
     shape = layer.y_shape(work.batch)
     if work.name == "avg_pool":
@@ -73,7 +86,7 @@ def _forward(work: Work, given: dict[str, torch.Tensor]) -> Callable[[], torch.T
         pooled = averaging.output_shape(shape)
         return lambda: torch_ops.avg_pool2d(x, averaging, pooled)
     if work.name == "max_pool":
-        return _max_pool(work, lambda: x)
+        return max_pool_call(work, lambda: x)
     assert w is not None
     if work.name == "forward":
         return lambda: torch_ops.conv2d(x, w, b, layer.op)
@@ -81,24 +94,25 @@ def _forward(work: Work, given: dict[str, torch.Tensor]) -> Callable[[], torch.T
     def conv_relu() -> torch.Tensor:
         return F.relu(torch_ops.conv2d(x, w, b, layer.op), inplace=True)
 
-    return conv_relu if work.name == "forward+relu" else _max_pool(work, conv_relu)
+    return conv_relu if work.name == "forward+relu" else max_pool_call(work, conv_relu)
 
 
-def _max_pool(work: Work, before: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+def max_pool_call(work: Work, before: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """The layer's max pool of what `before` returns."""
     pool = work.layer.pool
     assert pool is not None
     shape = pool.output_shape(work.layer.y_shape(work.batch))
     return lambda: torch_ops.max_pool2d(before(), pool, shape)
 
 
-def _backward(work: Work, given: dict[str, torch.Tensor]) -> Callable[[], torch.Tensor]:
+def backward_call(work: Work, given: dict[str, torch.Tensor]) -> Callable[[], torch.Tensor]:
     """One gradient alone, as autograd would compute it."""
     layer, op, dy = work.layer, work.layer.op, given["dy"]
     at = 0 if work.name == "dgrad" else 1
     memory = torch.channels_last if _is_channels_last(dy) else torch.contiguous_format
     shapes = (layer.x_shape(work.batch), layer.w_shape)
     x, w = (
-        given[n] if n in given else _tensor(np.zeros(shape, work.dtype), memory)
+        given[n] if n in given else _tensor(np.zeros(shape, work.dtype), memory).to(dy.device)
         for n, shape in zip(("x", "w"), shapes, strict=True)
     )
     padding = torch_ops.own_padding(op)
@@ -141,4 +155,6 @@ def _packed(work: Work, given: dict[str, torch.Tensor]) -> Callable[[], torch.Te
     def call() -> torch.Tensor:
         return convolve(padded(), filters, b, *settings)
 
-    return call if layer.pool is None or not work.name.endswith("pool") else _max_pool(work, call)
+    return (
+        call if layer.pool is None or not work.name.endswith("pool") else max_pool_call(work, call)
+    )

@@ -40,6 +40,23 @@ def describe() -> dict[str, Any]:
     }
 
 
+def describe_gpu(device: Any) -> dict[str, Any]:
+    """The GPU of a CUDA device: name, capability, multiprocessors, memory, cache, CUDA versions."""
+    from ..kernels import cuda
+
+    runtime = cuda.cupy().cuda.runtime
+    told = runtime.getDeviceProperties(device.gpu.index)
+    return {
+        "name": device.gpu.name,
+        "capability": ".".join(map(str, device.gpu.capability)),
+        "multiprocessors": told["multiProcessorCount"],
+        "memory": device.gpu.memory()[1],
+        "l2_cache": told["l2CacheSize"],
+        "driver_cuda": runtime.driverGetVersion(),
+        "runtime_cuda": runtime.runtimeGetVersion(),
+    }
+
+
 def _cpuinfo() -> dict[str, str]:
     try:
         first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
@@ -66,7 +83,7 @@ def blas() -> list[dict[str, Any]]:
 def versions() -> dict[str, str | None]:
     """Versions of what took part: us, Python, NumPy, torch (None: not installed), our revision."""
     told: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ("cnnengine", "numpy", "torch"):
+    for name in ("cnnengine", "numpy", "torch", "triton"):
         try:
             told[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -1,7 +1,7 @@
 """Results: one JSON object a run, lines of a file that grows, tables, and what changed.
 
     {"format": 1, "kind": "kernels" | "network", "created", "machine", "versions", "settings",
-     "notes", "rows": [{"key", "ours", "baseline", "baseline_name", "ratio",
+     "notes", "ceilings", "rows": [{"key", "ours", "baseline", "baseline_name", "ratio",
      "candidates": {name: {"median", "q1", "q3", "best", ...}}, "failed", ...}]}
 
 Times are seconds; ratio is the speed of ours over the baseline's: baseline / ours, of medians
@@ -98,13 +98,21 @@ def timing(row: Row, name: str | None) -> str:
     return f"{noisy}{milliseconds(told['median'])} ({quartiles})"
 
 
+def percent(share: float | None) -> str:
+    """Like "63 %"; a dash where there is none."""
+    return "-" if share is None else f"{100 * share:.0f} %"
+
+
 def table(rows: Sequence[Row]) -> Table:
     """Columns and cells for people: ours, the best of the other side, and the others' medians."""
     is_network = bool(rows) and "arch" in rows[0]
-    names = ("arch", "mode") if is_network else ("layer", "pass")
+    names = ("arch", "mode") if is_network else ("layer", "pass", "batch", "precision")
     rate = "images_per_second" if is_network else "gflops"
     unit = "images/s" if is_network else "GFLOP/s"
-    columns = (*names, "ours ms", "by", unit, "best of torch ms", "which", "speed", "others ms")
+    share = () if is_network else ("of roof",)
+    columns = (
+        *names, "ours ms", "by", unit, *share, "best of torch ms", "which", "speed", "others ms",
+    )  # fmt: skip
     lines = []
     for row in rows:
         mine, theirs = row.get("ours_name"), row.get("baseline_name")
@@ -116,9 +124,9 @@ def table(rows: Sequence[Row]) -> Table:
         verdict = "WRONG RESULT" if row["failed"] else _ratio(row.get("ratio"))
         lines.append(
             (
-                row[names[0]], row[names[1]], timing(row, mine), mine or "-",
-                _number(row.get(rate)), timing(row, theirs),
-                (theirs or "-").removeprefix("torch "), verdict, others,
+                *(str(row.get(name, "fp32")) for name in names), timing(row, mine), mine or "-",
+                _number(row.get(rate)), *(percent(row.get("roofline")) for _ in share),
+                timing(row, theirs), (theirs or "-").removeprefix("torch "), verdict, others,
             )
         )  # fmt: skip
     return columns, lines

@@ -1,8 +1,9 @@
 """The layers that kernels are measured on, with the shapes of the published networks.
 
 VGG16: Simonyan & Zisserman 2015, table 1, column D. AlexNet: torchvision's variant of
-Krizhevsky 2014. ResNet-50: He et al. 2016, table 1, stride on the 3x3 convolution as in
-torchvision. vgg-small: this project's own. odd and edge: shapes that kernels like least.
+Krizhevsky 2014. Inception v3: Szegedy et al. 2016, sizes as in torchvision. ResNet-50: He et al.
+2016, table 1, stride on the 3x3 convolution as in torchvision. vgg-small: this project's own. odd
+and edge: shapes that kernels like least.
 """
 
 from __future__ import annotations
@@ -104,6 +105,26 @@ def _resnet50() -> tuple[Layer, ...]:
     return tuple(dict.fromkeys(layers))
 
 
+def _inception_v3() -> tuple[Layer, ...]:
+    """The distinct convolutions of Inception v3: the stem, then the modules by image size."""
+    layers = [
+        layer(299, 3, 32, stride=2, padding=0), layer(149, 32, 32, padding=0),
+        layer(147, 32, 64, pool=OVERLAPPING), layer(73, 64, 80, 1),
+        layer(73, 80, 192, padding=0, pool=OVERLAPPING),
+    ]  # fmt: skip
+    layers += [layer(35, c, k, 1) for c in (192, 256, 288) for k in (64, 48)]
+    layers += [layer(35, 192, 32, 1), layer(35, 48, 64, 5), layer(35, 64, 96), layer(35, 96, 96)]
+    layers += [layer(35, 288, 384, stride=2, padding=0), layer(35, 96, 96, stride=2, padding=0)]
+    layers += [layer(17, 768, width, 1) for width in (192, 160, 128)]
+    for width in (128, 160, 192):
+        layers += [layer(17, width, width, taps) for taps in ((1, 7), (7, 1))]
+        layers += [layer(17, width, 192, taps) for taps in ((1, 7), (7, 1))]
+    layers += [layer(17, 192, width, stride=2, padding=0) for width in (320, 192)]
+    layers += [layer(8, c, k, 1) for c in (1280, 2048) for k in (320, 384, 448, 192)]
+    layers += [layer(8, 384, 384, (1, 3)), layer(8, 384, 384, (3, 1)), layer(8, 448, 384)]
+    return tuple(dict.fromkeys(layers))
+
+
 SUITES = {
     suite.name: suite
     for suite in (
@@ -124,6 +145,7 @@ SUITES = {
             layer(27, 64, 192, 5, pool=OVERLAPPING),
             layer(13, 192, 384), layer(13, 384, 256), layer(13, 256, 256, pool=OVERLAPPING),
         )),
+        Suite("inception-v3", 8, _inception_v3()),
         Suite("resnet50", 8, _resnet50()),
         Suite("odd", 7, (
             layer(29, 3, 5), layer(31, 13, 17, pool=HALVING), layer(17, 7, 31, 5),

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ..engine.device import numpy_dtype
 from ..engine.errors import unknown_name
+from ..kernels import spec
 from .suites import HALVING, Layer
 from .verify import tolerance
 
@@ -22,17 +24,48 @@ PASSES = (
     "forward", "forward+relu", "forward+relu+pool", "dgrad", "wgrad", "max_pool", "avg_pool",
 )  # fmt: skip
 
+KINDS = {  # precision of a kernel -> its row of the tolerance table
+    "fp32": "float32",
+    "tf32x3": "tf32x3",
+    "tf32": "tf32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+}
+HOST_PRECISIONS = ("fp32", "fp16", "bf16")  # tf32 is the tensor cores'
 PART_BYTES = 1 << 27  # float64 images of one part of the check
 
 
 @dataclass(frozen=True)
 class Work:
-    """`name` is the pass; `given` holds its arrays (x, w, b, dy) in our layouts."""
+    """`name` is the pass; `given` holds its arrays (x, w, b, dy) in our layouts.
+
+    A bias has the type of sums; the other arrays are of one type.
+    """
 
     layer: Layer
     name: str
     batch: int
     given: dict[str, np.ndarray]
+    precision: str = "fp32"
+
+    @property
+    def kind(self) -> str:
+        """The row of the tolerance table."""
+        return KINDS[self.precision]
+
+    @property
+    def op(self) -> spec.Conv2d:
+        """The convolution with the precision of float32 products."""
+        exact = self.precision not in ("tf32x3", "tf32")
+        return self.layer.op if exact else replace(self.layer.op, precision=self.precision)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that are read or written once, at least: inputs and outputs of the whole pass."""
+        calls, out = our_calls(self, Host(self.given))
+        code = calls[-1][1].get("code")
+        arrays = [*self.given.values(), out, *([] if code is None else [code])]
+        return sum(a.nbytes for a in arrays)
 
     @property
     def dtype(self) -> np.dtype:
@@ -69,8 +102,8 @@ class Work:
             yield replace(self, batch=batch, given={**cut, **fixed})
 
 
-def make(layer: Layer, name: str, batch: int) -> Work | None:
-    """The pass called `name` with random float32 arrays; None if the layer has no such pass.
+def make(layer: Layer, name: str, batch: int, precision: str = "fp32") -> Work | None:
+    """The pass called `name` with random arrays; None if the layer has no such pass.
 
     Raises: InputError for an unknown pass.
     """
@@ -87,41 +120,56 @@ def make(layer: Layer, name: str, batch: int) -> Work | None:
         "avg_pool": {"x": y},
     }.get(name, {"x": x, "w": w, "b": w[:1]})
     given = {n: rng.standard_normal(shape, np.float32) for n, shape in shapes.items()}
-    return Work(layer, name, batch, given)
+    kind = KINDS[precision]
+    if kind in ("float16", "bfloat16"):
+        given = {n: a if n == "b" else a.astype(numpy_dtype(kind)) for n, a in given.items()}
+    return Work(layer, name, batch, given, precision)
 
 
 Calls = list[tuple[str, dict[str, Any]]]
 
 
-def our_calls(work: Work) -> tuple[Calls, np.ndarray]:
-    """The contract functions of the pass with their arguments, as the engine makes them."""
-    layer, given = work.layer, work.given
-    dtype = work.dtype
+class Host:
+    """Where the arrays of a work lie: here, as they are. A GPU has its own (`gpu.py`)."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        """Keep the arrays by their names."""
+        self.given = given
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Any:
+        """An array with arbitrary content."""
+        return np.empty(tuple(shape), numpy_dtype(dtype))
+
+
+def our_calls(work: Work, place: Host) -> tuple[Calls, Any]:
+    """The contract functions of the pass with their arguments in `place`, and their result."""
+    layer, given, op = work.layer, place.given, work.op
+    dtype = str(work.dtype)
     y_shape = layer.y_shape(work.batch)
     if work.name == "dgrad":
-        out = np.empty(layer.x_shape(work.batch), dtype)
-        return [("conv2d_dgrad", {**given, "out": out, "op": layer.op})], out
+        out = place.empty(layer.x_shape(work.batch), dtype)
+        return [("conv2d_dgrad", {**given, "out": out, "op": op})], out
     if work.name == "wgrad":
-        out = np.empty(layer.w_shape, dtype)
-        return [("conv2d_wgrad", {**given, "out": out, "op": layer.op})], out
+        out = place.empty(layer.w_shape, spec.accumulator(dtype))
+        return [("conv2d_wgrad", {**given, "out": out, "op": op})], out
     if work.name == "avg_pool":
         assert layer.avg_pool is not None
-        out = np.empty(layer.avg_pool.output_shape(y_shape), dtype)
+        out = place.empty(layer.avg_pool.output_shape(y_shape), dtype)
         return [("avg_pool2d", {**given, "out": out, "op": layer.avg_pool})], out
     if not work.name.endswith("pool"):
-        out = np.empty(y_shape, dtype)
+        out = place.empty(y_shape, dtype)
         relu = work.name == "forward+relu"
-        return [("conv2d", {**given, "out": out, "op": layer.op, "relu": relu})], out
+        return [("conv2d", {**given, "out": out, "op": op, "relu": relu})], out
     assert layer.pool is not None
-    out = np.empty(layer.pool.output_shape(y_shape), dtype)
-    codes = {"out": out, "code": np.empty(out.shape, np.int8)}
+    out = place.empty(layer.pool.output_shape(y_shape), dtype)
+    codes = {"out": out, "code": place.empty(out.shape, "int8")}
     if work.name == "max_pool":
         return [("max_pool2d", {**given, **codes, "op": layer.pool})], out
     if layer.pool == HALVING:
-        fused = {**given, **codes, "op": layer.op, "pool": layer.pool}
+        fused = {**given, **codes, "op": op, "pool": layer.pool}
         return [("conv2d_relu_pool", fused)], out
-    y = np.empty(y_shape, dtype)
-    conv = ("conv2d", {**given, "out": y, "op": layer.op, "relu": True})
+    y = place.empty(y_shape, dtype)
+    conv = ("conv2d", {**given, "out": y, "op": op, "relu": True})
     return [conv, ("max_pool2d", {"x": y, **codes, "op": layer.pool})], out
 
 
@@ -142,7 +190,7 @@ def check(
     work: Work, results: dict[str, np.ndarray], float64: Callable[[Work], np.ndarray]
 ) -> dict[str, Check]:
     """Hold every result (name → array in our layout) to `float64`, which does a part's work."""
-    allowed = tolerance.allowed("float32", work.terms)
+    allowed = tolerance.allowed(work.kind, work.terms)
     wrong = dict.fromkeys(results, 0.0)
     scale, start, total = 0.0, 0, 0.0
     for part in work.parts():

@@ -10,16 +10,12 @@ import click
 
 from ..engine.errors import InputError, unknown_name
 from . import options, output
+from .bench_run import Run
 
 if TYPE_CHECKING:
     from ..bench import report
-    from ..engine.device import Device
 
-SIDES = ("torch", "none")
-BUSY = 0.05  # share of the machine that other work may take before figures are called noisy
-FAILED = 1
-
-_DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu.")
+_DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 _AGAINST = click.option("--against", default="torch", show_default=True,
                         help="torch, or none: our figures alone.")  # fmt: skip
 _THREADS = click.option("--threads", type=click.IntRange(0), default=0, metavar="N",
@@ -28,6 +24,8 @@ _REPEATS = click.option("--repeats", type=click.IntRange(2), metavar="N",
                         help="Interleaved rounds, instead of --seconds.")  # fmt: skip
 _OUT = click.option("--out", type=Path, metavar="FILE.jsonl",
                     help="Add the result to that file, one JSON object a line.")  # fmt: skip
+_HTML = click.option("--html", type=Path, metavar="FILE.html",
+                     help="Write a report that opens in a browser, offline.")  # fmt: skip
 
 
 def _seconds(default: float) -> Callable[..., Any]:
@@ -55,83 +53,6 @@ def bench(ctx: click.Context) -> None:
 command = bench
 
 
-class Run:
-    """What both benchmarks share: device, threads, the machine's facts, and the report."""
-
-    def __init__(self, kind: str, device: str, against: str, threads: int, **settings: Any) -> None:
-        """Open the device and set the threads. Raises: InputError."""
-        from ..bench import machine
-        from ..engine.device import open_device
-
-        if against not in SIDES:
-            raise unknown_name("--against", against, SIDES)
-        self.device: Device = open_device(device)
-        self.kind = kind
-        self.missing = machine.torch_missing() if against == "torch" else None
-        self.against = against == "torch" and self.missing is None
-        self.threads = machine.set_threads(threads, torch=self.against)
-        self.settings = {
-            "device": self.device.name, "backends": list(self.device.backends),
-            "against": against, "threads": self.threads, **settings,
-        }  # fmt: skip
-        self.machine = machine.describe()
-        self.versions = machine.versions()
-        self.notes = machine.warnings(self.machine, self.threads)
-        if self.missing:
-            self.notes.append(f"no comparison: {self.missing}")
-        for told in self.notes:
-            output.warn(told)
-        output.note(_headline(self.machine, self.versions, self.threads))
-
-    def finish(
-        self, rows: Sequence[report.Row], out: Path | None, as_json: bool, ctx: click.Context
-    ) -> None:
-        """Print and keep the result; exit code 1 if a result was wrong."""
-        from ..bench import report
-
-        busy = max((row.get("busy_elsewhere") or 0.0 for row in rows), default=0.0)
-        if busy > BUSY:
-            self._note(
-                f"other work took up to {busy:.0%} of the machine during a row: figures are noisy"
-            )
-        for row in rows:
-            if self.missing:
-                row["baseline_missing"] = self.missing
-            for told in row["failed"]:
-                self._note(f"WRONG RESULT, no times: {row['key']}: {told}")
-            for told in row.get("declined", ()):
-                if told not in self.notes:
-                    self._note(told, quiet=True)
-        result = report.document(
-            self.kind, rows, machine=self.machine, versions=self.versions,
-            settings=self.settings, notes=self.notes,
-        )  # fmt: skip
-        if out is not None:
-            report.append(out, result)
-        if as_json:
-            output.print_json(result)
-        else:
-            columns, lines = report.table(rows)
-            output.print_table(columns, lines, left=(*columns[:2], columns[-1]))
-            if (told := report.summary(rows)) is not None:
-                output.note(told)
-        if any(row["failed"] for row in rows):
-            ctx.exit(FAILED)
-
-    def _note(self, text: str, *, quiet: bool = False) -> None:
-        self.notes.append(text)
-        (output.note if quiet else output.warn)(text)
-
-
-def _headline(machine: dict[str, Any], versions: dict[str, Any], threads: int) -> str:
-    blas = ", ".join(
-        f"{b['library']} {b['version'] or ''} ({b['core_type'] or 'core type unknown'})"
-        for b in machine["blas"]
-    )
-    software = ", ".join(f"{name} {v}" for name, v in versions.items() if v is not None)
-    return f"{machine['cpu']}, {threads} of {machine['cores']} cores; {software}; BLAS: {blas}"
-
-
 @bench.command("network")
 @click.option("--arch", default="vgg-small", show_default=True,
               shell_complete=options.complete_arch, help=options.SETTINGS["arch"])  # fmt: skip
@@ -148,11 +69,12 @@ def _headline(machine: dict[str, Any], versions: dict[str, Any], threads: int) -
 @_REPEATS
 @options.JSON
 @_OUT
+@_HTML
 @click.pass_context
 def network_command(
     ctx: click.Context, arch: str, batch: int | None, mode: str, device: str, against: str,
     compiled: bool, with_memory: bool, threads: int, seconds: float, repeats: int | None,
-    as_json: bool, out: Path | None,
+    as_json: bool, out: Path | None, html: Path | None,
 ) -> None:  # fmt: skip
     """Time a training step and inference of a whole network.
 
@@ -175,7 +97,7 @@ def network_command(
     )  # fmt: skip
     if with_memory and not any(row["failed"] for row in rows):
         _measure_memory(rows, run.threads)
-    run.finish(rows, out, as_json, ctx)
+    run.finish(rows, out, html, as_json, ctx)
 
 
 def _measure_memory(rows: Sequence[report.Row], threads: int) -> None:
@@ -199,8 +121,10 @@ def _measure_memory(rows: Sequence[report.Row], threads: int) -> None:
 
 @bench.command("kernels")
 @click.option("--suite", default="vgg-small", show_default=True,
-              help="vgg-small, vgg16, alexnet, resnet50, odd or edge.")  # fmt: skip
-@_batch("Images a call; the suite's own unless given.")
+              help="vgg-small, vgg16, alexnet, inception-v3, resnet50, odd or edge.")  # fmt: skip
+@click.option("--batch", metavar="LIST", help="Images a call, like 1,8,64; else the suite's own.")
+@click.option("--precision", default="fp32", show_default=True, metavar="LIST",
+              help="Of fp32, fp16, bf16; on a GPU also tf32x3 and tf32.")  # fmt: skip
 @click.option("--layers", metavar="LIST", help="Layers by number, like 1,3-5.  [default: all]")
 @click.option("--passes", metavar="LIST",
               help="Of forward, forward+relu, forward+relu+pool, dgrad, wgrad, max_pool, avg_pool."
@@ -212,16 +136,18 @@ def _measure_memory(rows: Sequence[report.Row], threads: int) -> None:
 @_REPEATS
 @options.JSON
 @_OUT
+@_HTML
 @click.pass_context
 def kernels_command(
-    ctx: click.Context, suite: str, batch: int | None, layers: str | None, passes: str | None,
-    device: str, against: str, threads: int, seconds: float, repeats: int | None, as_json: bool,
-    out: Path | None,
+    ctx: click.Context, suite: str, batch: str | None, precision: str, layers: str | None,
+    passes: str | None, device: str, against: str, threads: int, seconds: float,
+    repeats: int | None, as_json: bool, out: Path | None, html: Path | None,
 ) -> None:  # fmt: skip
     """Time single kernels, layer by layer.
 
-    Each backend that takes a call stands beside torch contiguous, channels_last and, for forward
-    passes, oneDNN with filters packed beforehand. Results are first held to float64.
+    Each backend that takes a call stands beside torch: on a CPU contiguous, channels_last and, for
+    forward passes, oneDNN with filters packed beforehand; on a GPU cuDNN by every way that torch
+    has. Results are first held to float64.
     """
     from ..bench import kernels, suites, work
 
@@ -231,17 +157,44 @@ def kernels_command(
     for name in names:
         if name not in work.PASSES:
             raise unknown_name("pass", name, work.PASSES)
-    batch = batch or chosen.batch
-    run = Run("kernels", device, against, threads, suite=suite, batch=batch, passes=list(names),
-              seconds=seconds, repeats=repeats)  # fmt: skip
+    batches = _numbers("--batch", batch) if batch else (chosen.batch,)
+    precisions = tuple(precision.split(","))
+    run = Run("kernels", device, against, threads, suite=suite, batches=list(batches),
+              passes=list(names), precisions=list(precisions), seconds=seconds,
+              repeats=repeats)  # fmt: skip
+    known = tuple(work.KINDS) if run.is_gpu else work.HOST_PRECISIONS
+    for name in precisions:
+        if name not in known:
+            raise unknown_name(f"precision of --device {run.device.name}", name, known)
+    run.measure_ceilings(precisions)
     rows = []
-    for row in kernels.run(chosen, picked, names, run.device, batch=batch, seconds=seconds,
-                           rounds=repeats, against=run.against):  # fmt: skip
+    for row in kernels.run(chosen, picked, names, run.device, batches=batches,
+                           precisions=precisions, seconds=seconds, rounds=repeats,
+                           against=run.against, ceilings=run.ceilings):  # fmt: skip
         rows.append(row)
         output.note(f"{row['key']}: {row['ratio']:.2f}x" if row.get("ratio") else row["key"])
     if not rows:
         raise InputError(f"--passes {passes}: no layer of --suite {suite} has such a pass")
-    run.finish(rows, out, as_json, ctx)
+    run.finish(rows, out, html, as_json, ctx)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    """(1, 8) from "1,8". Raises: InputError."""
+    words = text.split(",")
+    if not all(word.isdecimal() and int(word) >= 1 for word in words):
+        raise InputError(f"{option} {text}: must be numbers of at least 1, like 1,8,64")
+    return tuple(map(int, words))
+
+
+@bench.command("report")
+@click.argument("results", nargs=-1, required=True, type=Path)
+@click.option("--html", type=Path, required=True, metavar="FILE.html", help="Where it goes.")
+def report_command(results: tuple[Path, ...], html: Path) -> None:
+    """Make one page of result files, for a browser, offline."""
+    from ..bench import page, report
+
+    page.write(html, [told for path in results for told in report.read(path)])
+    output.note(f"wrote {html}")
 
 
 @bench.command("compare")

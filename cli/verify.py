@@ -10,6 +10,7 @@ import click
 from . import options, output
 
 FAILED = 1
+PATIENCE = 10.0  # seconds without a line of progress
 TABLE = ("op", "case", "type", "backend", "tile", "rel. RMS", "allowed", "max ulp", "verdict")
 
 
@@ -38,6 +39,7 @@ def command(
     shows the call that came nearest to its limit. Exit code 1 if any call fails.
     """
     import secrets
+    import time
 
     from ..bench import machine
     from ..bench.verify import devices
@@ -52,8 +54,12 @@ def command(
     output.note(f"verify: {opened.name}, kernels {', '.join(opened.backends)}, suite {suite}, "
                 f"--seed {seed} repeats it")  # fmt: skip
     rows: list[suites.Row] = []
+    told_at = time.monotonic()
     for row in suites.run(opened, functions, chosen, seed):
         rows.append(row)
+        if time.monotonic() - told_at > PATIENCE:
+            told_at = time.monotonic()
+            output.note(f"{_calls(len(rows))} judged, now {row['function']}")
         if row["state"] == "failed":
             output.note(f"FAILED {_case(row)}: {row['told']}")
     counts = suites.summary(rows)

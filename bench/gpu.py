@@ -1,0 +1,151 @@
+"""Timing on a GPU: CUDA events around graphs of many calls that rotate over buffers.
+
+A graph of at least `CALLS` calls takes the host out of the figure; what a launch costs the host
+without one is told apart. The calls go round a ring of buffers that is twice as large as the L2
+cache, so that no call finds its inputs there. Candidates take turns, round after round, on one
+stream; results are medians with quartiles, in seconds a call. Clocks are left as they are.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..engine.device import Device
+from ..kernels import cuda
+from .timing import FEWEST_ROUNDS, MOST_ROUNDS, Timing
+from .work import Host, Work
+
+CALLS = 20  # of one graph, at least
+ROTATE = 2  # the ring is that many times as large as the L2 cache
+SHARE = 0.25  # of the free memory that one ring may take
+WARM = 3  # replays before the first that counts
+
+Replay = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Ring:
+    """One way to do the work: a call for each set of buffers, and what makes a graph of calls."""
+
+    name: str
+    calls: Sequence[Callable[[], object]]
+    capture: Callable[[Callable[[], None]], Replay]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """`count` calls in a graph, or one after the other where `graph` is False."""
+
+    replay: Replay
+    count: int
+    graph: bool
+
+
+class OnDevice(Host):
+    """A copy of a work's arrays in a device's memory."""
+
+    def __init__(self, work: Work, device: Device) -> None:
+        """Copy them there."""
+        given = {}
+        for name, array in work.given.items():
+            given[name] = device.empty(array.shape, str(array.dtype))
+            device.copy_from_host(given[name], array)
+        super().__init__(given)
+        self.device = device
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Any:
+        """An array with arbitrary content on the device."""
+        return self.device.empty(tuple(shape), dtype)
+
+
+def sets(moved: int, cache: int, free: int) -> int:
+    """How many sets of buffers of `moved` bytes a ring has: past the cache, within the memory."""
+    wanted = math.ceil(ROTATE * cache / max(moved, 1)) + 1
+    return max(1, min(wanted, int(SHARE * free) // max(moved, 1)))
+
+
+class GpuTimer:
+    """Times rings of calls on one GPU's compute stream."""
+
+    def __init__(self, gpu: cuda.Gpu) -> None:
+        """Make the events."""
+        self.gpu = gpu
+        events = cuda.cupy().cuda
+        self._begun, self._ended = events.Event(), events.Event()
+        self._elapsed = events.get_elapsed_time  # milliseconds
+
+    def sets_for(self, moved: int) -> int:
+        """Sets of buffers for work that moves `moved` bytes a call."""
+        properties = cuda.cupy().cuda.runtime.getDeviceProperties(self.gpu.index)
+        return sets(moved, properties["l2CacheSize"], self.gpu.memory()[0])
+
+    def launch(self, ring: Ring) -> float:
+        """Seconds in which the host hands one call to the GPU, without a graph: the median."""
+        taken = []
+        for _ in range(math.ceil(CALLS / len(ring.calls))):
+            for call in ring.calls:
+                begun = time.perf_counter()
+                call()
+                taken.append(time.perf_counter() - begun)
+            self.gpu.compute.synchronize()
+        return sorted(taken)[len(taken) // 2]
+
+    def record(self, ring: Ring) -> Recorded:
+        """A graph of the ring's calls; plain calls where this way cannot be captured."""
+        rounds = math.ceil(CALLS / len(ring.calls))
+        kept: list[object] = [None] * len(ring.calls)  # results stay, so each has its own memory
+
+        def run() -> None:
+            for _ in range(rounds):
+                for i, call in enumerate(ring.calls):
+                    kept[i] = call()
+
+        run()  # kernels load and algorithms are chosen outside the capture
+        self.gpu.compute.synchronize()
+        count = rounds * len(ring.calls)
+        try:
+            return Recorded(ring.capture(run), count, True)
+        except (RuntimeError, *cuda.failures()):
+            return Recorded(run, count, False)
+
+    def seconds(self, recorded: Recorded) -> tuple[float, float]:
+        """(seconds, processor seconds) a call of one replay."""
+        cpu = time.process_time()
+        self._begun.record(self.gpu.compute)
+        recorded.replay()
+        self._ended.record(self.gpu.compute)
+        self._ended.synchronize()
+        wall = self._elapsed(self._begun, self._ended) / 1e3
+        return wall / recorded.count, (time.process_time() - cpu) / recorded.count
+
+    def measure(
+        self, rings: Sequence[Ring], *, seconds: float, rounds: int | None
+    ) -> tuple[dict[str, Timing], dict[str, Any]]:
+        """Name → timing; and launch times, and the ways that were timed without a graph."""
+        launches = {ring.name: self.launch(ring) for ring in rings}
+        recorded = {ring.name: self.record(ring) for ring in rings}
+        estimates = {}
+        for name, one in recorded.items():
+            for _ in range(WARM):
+                estimates[name] = self.seconds(one)[0] * one.count
+        if rounds is None:
+            fitting = int(seconds * len(rings) / max(sum(estimates.values()), 1e-9))
+            rounds = min(max(fitting, FEWEST_ROUNDS), MOST_ROUNDS)
+        samples: dict[str, list[tuple[float, float]]] = {name: [] for name in recorded}
+        names = list(recorded)
+        for turn in range(rounds):
+            first = turn % len(names)
+            for name in (*names[first:], *names[:first]):
+                samples[name].append(self.seconds(recorded[name]))
+        timings = {n: Timing.of(taken, recorded[n].count) for n, taken in samples.items()}
+        without = [name for name, one in recorded.items() if not one.graph]
+        return timings, {"launch": launches, "without_graph": without}
+
+    def capture(self, run: Callable[[], None]) -> Replay:
+        """A graph of our launches."""
+        graph = self.gpu.capture(run)
+        return lambda: graph.launch(self.gpu.compute)

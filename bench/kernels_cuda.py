@@ -1,0 +1,63 @@
+"""Single kernels on a GPU: ours beside cuDNN's best way, checked, then timed by `gpu.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any
+
+from ..engine.device import Device
+from . import nvml
+from . import work as works
+from .gpu import GpuTimer, OnDevice, Ring
+from .kernels import OurWay, add_rates, compared, float64, row_of
+from .work import Work
+
+
+def measure_work(
+    work: Work, device: Device, *, seconds: float, rounds: int | None, against: bool
+) -> dict[str, Any]:
+    """The row of one pass; as `kernels.measure_work`, with launch times, clocks and power."""
+    gpu: Any = device.gpu  # type: ignore[attr-defined]
+    timer = GpuTimer(gpu)
+    count = timer.sets_for(work.bytes)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(device.session())
+        rings, results, declined = _ours(work, device, timer, count)
+        ours = [ring.name for ring in rings]
+        if against:
+            from . import baselines_cuda
+
+            stack.enter_context(baselines_cuda.settings(work))
+            stream = stack.enter_context(baselines_cuda.on_stream(gpu.compute.ptr, gpu.index))
+            ways, told = baselines_cuda.cuda_ways(work, count)
+            declined += told
+            for way in ways:
+                results[way.name] = way.host(way.calls[0]())
+                capture = functools.partial(baselines_cuda.capture, stream)
+                rings.append(Ring(way.name, way.calls, capture))
+        checks = works.check(work, results, float64)
+        row = row_of(work, checks, declined)
+        if not all(told.ok for told in checks.values()):
+            return row
+        watch = nvml.Watch(gpu.index)
+        timings, told = timer.measure(rings, seconds=seconds, rounds=rounds)
+        row |= {**compared(timings, ours), **told, "buffers": count, "gpu": watch.told()}
+    add_rates(row)
+    return row
+
+
+def _ours(
+    work: Work, device: Device, timer: GpuTimer, count: int
+) -> tuple[list[Ring], dict[str, Any], list[str]]:
+    """A ring for each backend, the engine's own choice first; first results; what was declined."""
+    rings: dict[str, Ring] = {}
+    results, declined = {}, []
+    for i, _ in enumerate(device.backends):
+        order = (*device.backends[i:], *device.backends[:i])
+        ways = [OurWay(work, order, OnDevice(work, device)) for _ in range(count)]
+        declined += [told for told in ways[0].declined if told not in declined]
+        if ways[0].name not in rings:
+            results[ways[0].name] = device.to_host(ways[0]())
+            rings[ways[0].name] = Ring(ways[0].name, ways, timer.capture)
+    return list(rings.values()), results, declined

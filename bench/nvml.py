@@ -1,0 +1,58 @@
+"""Clocks, temperature, power and energy of a GPU through NVML, where nvidia-ml-py is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from typing import Any
+
+
+def library() -> Any:
+    """NVML, opened; None where it is not installed or finds no driver."""
+    try:
+        module = importlib.import_module("pynvml")
+    except ImportError:
+        return None
+    try:
+        module.nvmlInit()
+    except module.NVMLError:
+        return None
+    return module
+
+
+class Watch:
+    """What a GPU does from now until `told`."""
+
+    def __init__(self, index: int) -> None:
+        """Start counting energy."""
+        self._nvml = library()
+        self._handle = self._nvml and self._nvml.nvmlDeviceGetHandleByIndex(index)
+        self._before = self._energy()
+
+    def _energy(self) -> int | None:
+        """Millijoules since the driver was loaded; None where the GPU does not count them."""
+        if self._nvml is None:
+            return None
+        with contextlib.suppress(self._nvml.NVMLError):
+            return self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
+        return None
+
+    def told(self) -> dict[str, float] | None:
+        """Clocks in MHz, degrees, watts, and joules since the start; None without NVML."""
+        n = self._nvml
+        if n is None:
+            return None
+        asked = {
+            "sm_mhz": lambda: n.nvmlDeviceGetClockInfo(self._handle, n.NVML_CLOCK_SM),
+            "memory_mhz": lambda: n.nvmlDeviceGetClockInfo(self._handle, n.NVML_CLOCK_MEM),
+            "celsius": lambda: n.nvmlDeviceGetTemperature(self._handle, n.NVML_TEMPERATURE_GPU),
+            "watts": lambda: n.nvmlDeviceGetPowerUsage(self._handle) / 1e3,
+        }
+        found: dict[str, float] = {}
+        for name, ask in asked.items():
+            with contextlib.suppress(n.NVMLError):  # some GPUs do not tell some of them
+                found[name] = ask()
+        after = self._energy()
+        if after is not None and self._before is not None:
+            found["joules"] = (after - self._before) / 1e3
+        return found

@@ -1,0 +1,324 @@
+"""The GPU's side of the kernel benchmark, on a simulated device and with a simulated cuDNN."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import simulated_cuda
+
+from cnnengine.bench import gpu, kernels, kernels_cuda, machine, nvml, roofline, work
+from cnnengine.bench.suites import SUITES, layer
+from cnnengine.engine.device import numpy_dtype
+from cnnengine.kernels import cuda
+
+LAYER = SUITES["odd"].layers[1]
+L2 = 1 << 14
+
+
+class CudaDevice:
+    """What the benchmark asks of a CUDA device, on the simulated one."""
+
+    name, backends = "cuda", ("simulated",)
+
+    def __init__(self):
+        self.gpu = cuda.Gpu(0)
+
+    def empty(self, shape, dtype):
+        return self.gpu.empty(shape, numpy_dtype(dtype))
+
+    zeros = empty
+
+    def copy_from_host(self, array, host):
+        self.gpu.copy(array, np.ascontiguousarray(host))
+
+    def to_host(self, array):
+        out = np.empty(array.shape, array.dtype)
+        self.gpu.copy(out, array)
+        self.gpu.compute.synchronize()
+        return out
+
+    def session(self):
+        return contextlib.nullcontext()
+
+
+class TimedEvent(simulated_cuda.Event):
+    """An event that remembers how much the device had done."""
+
+    at = 0
+
+    def record(self, stream):
+        stream.enqueue("record", lambda: setattr(self, "at", len(self.device.log)))
+        super().record(stream)
+
+
+@pytest.fixture
+def simulated(monkeypatch):
+    device = simulated_cuda.install(monkeypatch)
+    module = device.module.cuda
+    module.Event = lambda disable_timing=False: TimedEvent(device)
+    module.get_elapsed_time = lambda a, b: float(b.at - a.at)  # a millisecond for each launch
+    device.properties["l2CacheSize"] = L2
+    return device
+
+
+@pytest.fixture
+def torch_on_host(torch, monkeypatch):
+    """torch's CUDA functions, doing their work on the host at once."""
+    from torch.nn import functional
+
+    from cnnengine.bench import baselines_cuda
+
+    def fused(x, w, b, stride, padding, dilation, groups):
+        return functional.relu(functional.conv2d(x, w, b, stride, padding, dilation, groups))
+
+    stream = SimpleNamespace(captured=0)
+
+    class Graph:
+        replay = staticmethod(lambda: None)
+
+    @contextlib.contextmanager
+    def graph(made, stream):
+        stream.captured += 1
+        yield
+
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", fused)
+    monkeypatch.setattr(torch, "compile", lambda body, **told: body)
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer, device: stream)
+    monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    ways = functools.partial(baselines_cuda.cuda_ways, place="cpu")
+    product = functools.partial(baselines_cuda.product, place="cpu")
+    monkeypatch.setattr(baselines_cuda, "cuda_ways", ways)
+    monkeypatch.setattr(baselines_cuda, "product", product)
+    return baselines_cuda
+
+
+@pytest.mark.parametrize(
+    ("moved", "free", "count"),
+    [(1 << 10, 1 << 30, 2 * 16 + 1), (1 << 20, 1 << 30, 2), (1 << 20, 1 << 22, 1), (0, 0, 1)],
+)
+def test_sets__pass_the_cache_and_fit_the_memory(moved, free, count):
+    assert gpu.sets(moved, L2, free) == count
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_measure_work__ours_alone(simulated, precision):
+    made = work.make(LAYER, "forward+relu", 2, precision)
+    row = kernels_cuda.measure_work(made, CudaDevice(), seconds=0.01, rounds=3, against=False)
+    assert row["failed"] == []
+    assert row["ours_name"] == "simulated"
+    assert row["ours"] == pytest.approx(1e-3)  # one launch a call
+    assert row["baseline"] is None
+    assert row["buffers"] == gpu.sets(made.bytes, L2, 1 << 30)
+    assert row["launch"]["simulated"] > 0
+    assert row["without_graph"] == []
+    assert row["gpu"] is None
+    assert row["candidates"]["simulated"]["calls"] >= gpu.CALLS
+    assert "replay" in simulated.log
+
+
+def test_measure_work__beside_cudnn(simulated, torch_on_host):
+    made = work.make(LAYER, "forward+relu+pool", 2)
+    row = kernels_cuda.measure_work(made, CudaDevice(), seconds=0.01, rounds=2, against=True)
+    names = {"simulated", "cudnn eager", "cudnn conv_relu", "torch compile"}
+    assert set(row["candidates"]) == set(row["errors"]) == names
+    assert row["failed"] == []
+    assert row["baseline_name"] in names - {"simulated"}
+
+
+@pytest.mark.parametrize("name", ["dgrad", "wgrad", "avg_pool", "max_pool"])
+def test_measure_work__gradients_and_pools(simulated, torch_on_host, name):
+    made = work.make(LAYER, name, 2, "fp16")
+    row = kernels_cuda.measure_work(made, CudaDevice(), seconds=0.01, rounds=2, against=True)
+    compiled = set() if "grad" in name else {"torch compile"}
+    assert set(row["candidates"]) == {"simulated", "cudnn eager", *compiled}
+    assert row["failed"] == []
+
+
+def test_measure_work__a_wrong_result_is_not_timed(simulated, monkeypatch):
+    monkeypatch.setattr(CudaDevice, "copy_from_host", lambda self, array, host: None)
+    made = work.make(LAYER, "forward", 2)
+    row = kernels_cuda.measure_work(made, CudaDevice(), seconds=0.01, rounds=2, against=False)
+    assert "relative RMS error nan" in row["failed"][0]
+    assert "ours" not in row
+
+
+def test_run__takes_the_gpus_way(simulated):
+    rows = kernels.run(SUITES["odd"], [LAYER], ["wgrad"], CudaDevice(), batches=[2], seconds=0.01,
+                       rounds=2, against=False, ceilings=roofline.Ceilings(1e9, {}))  # fmt: skip
+    (row,) = rows
+    assert row["buffers"] >= 1
+    assert row["floor"] is None
+    assert row["roofline"] is None
+
+
+def test_record__what_cannot_be_captured_is_timed_without_a_graph(simulated):
+    timer = gpu.GpuTimer(cuda.Gpu(0))
+    ran = []
+
+    def refuse(run):
+        raise simulated_cuda.CUDARuntimeError("not in a capture")
+
+    ring = gpu.Ring("stubborn", [lambda: ran.append(1)], refuse)
+    timings, told = timer.measure([ring], seconds=0.01, rounds=2)
+    assert told["without_graph"] == ["stubborn"]
+    assert timings["stubborn"].calls == gpu.CALLS
+    assert len(ran) >= 2 * gpu.CALLS
+
+
+def test_measure_gpu__copy_and_products(simulated, torch_on_host, monkeypatch):
+    monkeypatch.setattr(roofline, "GPU_COPY_BYTES", 1 << 10)
+    monkeypatch.setattr(roofline, "GPU_GEMM_SIZE", 8)
+    device = CudaDevice()
+    told = roofline.measure_gpu(device, ["float32"], against=False)
+    assert told.copy == pytest.approx(2 * 1024 / 1e-3)
+    assert told.gemm == {}
+    simulated.module.cuda.get_elapsed_time = lambda a, b: 1.0
+    told = roofline.measure_gpu(device, ["tf32", "bfloat16"], against=True)
+    assert set(told.gemm) == {"tf32", "bfloat16"}
+    assert told.gemm["tf32"] == pytest.approx(2 * 8**3 / (1e-3 / gpu.CALLS))
+
+
+def test_describe_gpu__names_it(simulated):
+    told = machine.describe_gpu(CudaDevice())
+    assert (told["name"], told["capability"]) == ("Simulated GPU", "9.0")
+    assert told["l2_cache"] == L2
+    assert told["driver_cuda"] == 12080
+
+
+def test_settings__tf32_is_the_same_on_both_sides(torch):
+    from cnnengine.bench import baselines_cuda
+
+    before = torch.backends.cudnn.allow_tf32
+    for precision, expected in (("fp32", False), ("tf32x3", False), ("tf32", True)):
+        with baselines_cuda.settings(work.make(LAYER, "forward", 1, precision)):
+            assert torch.backends.cudnn.allow_tf32 is expected
+            assert torch.backends.cudnn.benchmark
+    assert torch.backends.cudnn.allow_tf32 is before
+
+
+def test_cuda_ways__what_fails_is_told(torch_on_host, monkeypatch, torch):
+    def broken(*_):
+        raise RuntimeError("no engine\nlong story")
+
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", broken)
+    ways, told = torch_on_host.cuda_ways(work.make(LAYER, "forward+relu", 1), 2)
+    assert [way.name for way in ways] == ["cudnn eager", "torch compile"]
+    assert [len(way.calls) for way in ways] == [2, 2]
+    assert told == ["cudnn conv_relu: RuntimeError: no engine"]
+
+
+class FakeGraph:
+    """cuDNN's graph of a convolution, as its Python frontend builds one."""
+
+    def __init__(self, **types):
+        self.types = types
+        self.steps = []
+
+    def tensor_like(self, tensor):
+        return SimpleNamespace(set_output=lambda on: None, like=tensor)
+
+    def conv_fprop(self, **told):
+        self.steps.append(told)
+        return self.tensor_like(None)
+
+    def bias(self, **told):
+        return self.tensor_like(None)
+
+    def relu(self, **told):
+        self.steps.append("relu")
+        return self.tensor_like(None)
+
+    def build(self, modes):
+        self.modes = modes
+
+    def get_workspace_size(self):
+        return 16
+
+    def execute(self, tensors, workspace):
+        from torch.nn import functional
+
+        x, w, b, y = tensors.values()
+        told = self.steps[0]
+        assert told["pre_padding"] == told["post_padding"]
+        out = functional.conv2d(x, w, b.reshape(-1), told["stride"], told["pre_padding"])
+        y.copy_(functional.relu(out) if "relu" in self.steps else out)
+
+
+class Hashable(SimpleNamespace):
+    """Tensors of a graph are the keys of what it executes."""
+
+    __hash__ = object.__hash__
+
+
+def test_cuda_ways__cudnns_frontend(torch_on_host, monkeypatch):
+    monkeypatch.setattr(FakeGraph, "tensor_like", lambda self, t: Hashable(set_output=bool))
+    modes = SimpleNamespace(A=1, FALLBACK=2)
+    types = SimpleNamespace(FLOAT="f", HALF="h", BFLOAT16="b")
+    fake = SimpleNamespace(pygraph=FakeGraph, heur_mode=modes, data_type=types)
+    monkeypatch.setitem(sys.modules, "cudnn", fake)
+    for name in ("forward", "forward+relu", "forward+relu+pool"):
+        made = work.make(LAYER, name, 2)
+        ways, told = torch_on_host.cuda_ways(made, 1, compiled=False)
+        assert told == []
+        (way,) = (way for way in ways if way.name == "cudnn frontend")
+        checks = work.check(made, {"it": way.host(way.calls[0]())}, kernels.float64)
+        assert checks["it"].ok
+    edge = work.make(layer(8, 4, 4, mode="edge"), "forward", 1)
+    names = [way.name for way in torch_on_host.cuda_ways(edge, 1, compiled=False)[0]]
+    assert names == ["cudnn eager"]
+
+
+def test_cuda_ways__edges_are_padded_beforehand(torch_on_host):
+    made = work.make(SUITES["edge"].layers[4], "forward+relu", 1)
+    ways, _ = torch_on_host.cuda_ways(made, 1, compiled=False)
+    results = {way.name: way.host(way.calls[0]()) for way in ways}
+    assert set(results) == {"cudnn eager", "cudnn conv_relu"}
+    assert all(told.ok for told in work.check(made, results, kernels.float64).values())
+
+
+class NVMLError(Exception):
+    """What NVML raises."""
+
+
+def fake_nvml():
+    """NVML with one GPU that does not tell its temperature."""
+    energy = iter((1000, 1500))
+
+    def refuse(*_):
+        raise NVMLError
+
+    return SimpleNamespace(
+        NVMLError=NVMLError, NVML_CLOCK_SM=1, NVML_CLOCK_MEM=2, NVML_TEMPERATURE_GPU=0,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(energy),
+        nvmlDeviceGetClockInfo=lambda handle, which: 1000 + which,
+        nvmlDeviceGetTemperature=refuse,
+        nvmlDeviceGetPowerUsage=lambda handle: 250_000,
+    )  # fmt: skip
+
+
+def test_watch__tells_what_nvml_tells(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
+    told = nvml.Watch(0).told()
+    assert told == {"sm_mhz": 1001, "memory_mhz": 1002, "watts": 250.0, "joules": 0.5}
+
+
+def test_watch__without_nvml_tells_nothing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert nvml.Watch(0).told() is None
+
+    def refuse():
+        raise NVMLError
+
+    broken = SimpleNamespace(NVMLError=NVMLError, nvmlInit=refuse)
+    monkeypatch.setitem(sys.modules, "pynvml", broken)
+    assert nvml.Watch(0).told() is None
