@@ -27,7 +27,7 @@ from cnnengine.kernels.triton import interpreted
 FOLDER = Path(next(iter(cnnengine.kernels.__path__)))
 Choose = Callable[[str, Mapping[str, Any]], spec.Config]
 # (backend, family): some of its functions are not written yet; None: tests of all functions
-UNFINISHED = {("cupy", None), ("cupy", "conv")}
+UNFINISHED = {("cupy", None)}
 GUARD = 64  # bytes behind a workspace that nobody may touch
 
 

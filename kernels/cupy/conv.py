@@ -21,7 +21,7 @@ from typing import Any
 from .. import spec
 from ..spec import Config, Conv2d, MaxPool2d
 from ..spec.contract import ITEMSIZE, Array, Out, dtype_name
-from . import conv_direct
+from . import conv_direct, conv_unpool
 from .conv_dgrad import dgrad, dgrad_tile, scratch_floats
 from .conv_direct import Tile
 from .conv_wgrad import WgradTile, wgrad, wgrad_tile
@@ -30,6 +30,10 @@ from .launch import scratch, usable
 
 def choose(function: str, arguments: Mapping[str, Any]) -> Config:
     """The tile and workspace of one call, from shapes and parameters alone."""
+    if function == "conv2d_relu_pool_backward":
+        summed = arguments.get("db") is not None
+        size = 4 * conv_unpool.scratch_floats(arguments["out"]) if summed else 0
+        return Config("gather", (), size, "bound by memory: one pixel is one read and one write")
     op, out = arguments["op"], tuple(arguments["out"].shape)
     if function == "conv2d_wgrad":
         n, p, q, k = op.output_shape(tuple(arguments["x"].shape), out)
@@ -133,3 +137,21 @@ def conv2d_relu_pool(
     arrays = {"x": x, "w": w, "b": b, "out": out, "code": code}
     config, _ = _ready("conv2d_relu_pool", arguments, config, workspace, **arrays)
     conv_direct.forward_pooled(x, w, b, out, code, op, Tile(**dict(config.tile)))
+
+
+@spec.implements(spec.conv2d_relu_pool_backward)
+def conv2d_relu_pool_backward(
+    dy: Array,
+    code: Array,
+    out: Out,
+    *,
+    pool: MaxPool2d,
+    db: Out | None = None,
+    workspace: Array | None = None,
+    config: Config | None = None,
+) -> None:
+    """`spec.conv2d_relu_pool_backward`: every window's code says which of its pixels gets dy."""
+    arguments = {"out": out, "db": db}
+    arrays = {"dy": dy, "code": code, "out": out, "db": db}
+    _, memory = _ready("conv2d_relu_pool_backward", arguments, config, workspace, **arrays)
+    conv_unpool.unpool(dy, code, out, db, memory)

@@ -127,6 +127,7 @@ inline float sqrtf(float a) { return __builtin_sqrtf(a); }
 inline float rsqrtf(float a) { return 1.0f / __builtin_sqrtf(a); }
 inline float expf(float a) { return __builtin_expf(a); }
 inline float exp2f(float a) { return __builtin_exp2f(a); }
+inline float expm1f(float a) { return __builtin_expm1f(a); }
 inline float logf(float a) { return __builtin_logf(a); }
 inline float log2f(float a) { return __builtin_log2f(a); }
 inline float powf(float a, float b) { return __builtin_powf(a, b); }
