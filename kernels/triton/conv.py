@@ -29,7 +29,8 @@ from ..tiling import Problem
 from . import conv_halo, conv_halo_wgrad, conv_unpool
 from .border import zero_border
 from .conv_dgrad import dgrad, scratch_floats
-from .conv_forward import FEW_CHANNELS, forward, forward_pooled
+from .conv_forward import forward, forward_pooled
+from .conv_stem import FEW_CHANNELS, few_channels_tile, has_few_channels
 from .conv_wgrad import splits, wgrad
 from .gpu import architecture, multiprocessors
 from .launch import scratch, usable
@@ -68,6 +69,8 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
         tile = product_tile(*sizes, dtype, op.precision, architecture=architecture())
         problem = Problem("triton", function, "implicit-gemm", dtype, x, out, op)
         tile, told = pick(problem, (k // op.groups, taps, op.groups), 1, tile)
+        if has_few_channels(out):
+            tile = few_channels_tile(tile, dtype, wgrad=True)
         parts = splits(tile, n * p * q, out, op.groups)
         size = 4 * parts * k * taps if parts > 1 else 0
         reason = f"{parts} splits of {n * p * q} pixels, added in order; {told}"
@@ -86,10 +89,13 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
         return Config("implicit-gemm", tile.items(), size, reason)
     pooled = 4 if function == "conv2d_relu_pool" else 1
     pixels, columns = pooled * out[0] * out[1] * out[2], w[0] // op.groups
-    depth = w[3] if w[3] >= FEW_CHANNELS else w[1] * w[2] * w[3]
+    few = has_few_channels(w)
+    depth = w[1] * w[2] * w[3] if few else w[3]
     x = tuple(arguments["x"].shape)
     problem = Problem("triton", function, "implicit-gemm", dtype, x, w, op)
     tile, told = _tile(problem, pixels, columns, depth)
+    if few:
+        tile = few_channels_tile(tile, dtype)
     reason = f"[{pixels}, {columns}] a group, gathered; {told}"
     return Config("implicit-gemm", tile.items(), 0, reason)
 

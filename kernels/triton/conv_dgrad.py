@@ -30,15 +30,9 @@ import triton.language as tl
 
 from .. import spec
 from ..spec.grid import grid
-from .conv_forward import (
-    FEW_CHANNELS,
-    MOST_BITS,
-    constants,
-    load_pixels,
-    taps_inside,
-    tile_of_program,
-    within,
-)
+from .conv_forward import constants, tile_of_program
+from .conv_gather import MOST_BITS, load_pixels, taps_inside, within
+from .conv_stem import FEW_CHANNELS
 from .launch import add_in_order, cdiv, dot, large, launch, narrow, pixel_pitch, wide
 from .tiles import Tile, power_of_two
 

@@ -11,7 +11,8 @@ of implicit_gemm_convolution). A program forms one tile of out:
         sums   += patches @ weights           float32, on tensor cores
 
 Images with few channels (a first layer has three) would leave most of BLOCK_DEPTH empty: there
-the depth runs over (r, s, c) as one number and a block spans several taps (`FLAT`).
+the depth runs over (r, s, c) as one number and a block spans several taps (`FLAT`); how their
+patches are gathered stands in `conv_stem.py`.
 
 For the fused pool the pixels are numbered window by window, four in a row of numbers, so that a
 window never falls into two tiles, whatever P and Q are: the tile is split four ways in registers.
@@ -29,11 +30,10 @@ import triton.language as tl
 
 from .. import spec
 from ..spec.grid import grid
+from .conv_gather import MOST_BITS, load_pixels, taps_inside
+from .conv_stem import few_channel_patches, has_few_channels
 from .launch import cdiv, dot, large, launch, narrow, wide
 from .tiles import Tile
-
-FEW_CHANNELS = 16  # of a group: below, a block of the sum spans several taps
-MOST_BITS = tl.constexpr(31)  # of a number that tells which taps of a pixel lie in the image
 
 
 @triton.jit
@@ -43,41 +43,6 @@ def tile_of_program(program, row_tiles, column_tiles, GROUP_ROWS: tl.constexpr):
     first = program // per_group * GROUP_ROWS
     rows = tl.minimum(row_tiles - first, GROUP_ROWS)
     return first + program % per_group % rows, program % per_group // rows
-
-
-@triton.jit
-def within(i, extent):
-    """0 <= i < extent, in one comparison."""
-    if i.dtype == tl.int64:
-        return i.to(tl.uint64) < tl.cast(extent, tl.uint64)
-    return i.to(tl.uint32) < tl.cast(extent, tl.uint32)
-
-
-@triton.jit
-def taps_inside(h0, w0, ok, H, W, R: tl.constexpr, S: tl.constexpr,
-                STEP_H: tl.constexpr, STEP_W: tl.constexpr):  # fmt: skip
-    """A bit for each tap, r * S + s: whether (h0 + r * STEP_H, w0 + s * STEP_W) is in the image.
-
-    Pixels that are not ok have no bits. R * S <= MOST_BITS.
-    """
-    rows = tl.zeros_like(h0).to(tl.int32)
-    for r in tl.static_range(R):
-        rows += tl.where(within(h0 + r * STEP_H, H) & ok, 1 << (r * S), 0)
-    columns = tl.zeros_like(rows)
-    for s in tl.static_range(S):
-        columns += tl.where(within(w0 + s * STEP_W, W), 1 << s, 0)
-    return rows * columns  # each bit of rows puts the columns of its row in place
-
-
-@triton.jit
-def load_pixels(x, n, h, w, c, ok, H, W, pitch, EDGE: tl.constexpr):
-    """x[n, h, w, c], broadcast over its indices; zero, or the nearest pixel, outside the image."""
-    if EDGE:
-        h = tl.minimum(tl.maximum(h, 0), H - 1)
-        w = tl.minimum(tl.maximum(w, 0), W - 1)
-    else:
-        ok = ok & within(h, H) & within(w, W)
-    return tl.load(x + (((n * H + h) * W + w) * pitch + c), mask=ok, other=0.0)
 
 
 @triton.jit
@@ -92,8 +57,8 @@ def placed(m, P, Q, lines, line, BORDER: tl.constexpr):
 def _sums(
     x,  # [N, H, W, C], `pitch` elements from pixel to pixel; here: the first channel of the group
     w,  # [K/groups, R*S*C/groups], the group's filters
-    n, p, q,  # [BLOCK_PIXELS, 1]
-    pixel_ok,  # [BLOCK_PIXELS, 1]
+    n, p, q,  # [BLOCK_PIXELS]
+    pixel_ok,  # [BLOCK_PIXELS]
     k,  # [1, BLOCK_FILTERS], in the group
     H, W, pitch,
     C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr,  # C and K of a group
@@ -106,48 +71,52 @@ def _sums(
     """The tile's sums [BLOCK_PIXELS, BLOCK_FILTERS] in float32."""
     DEPTH: tl.constexpr = R * S * C
     CHUNKS: tl.constexpr = (C + BLOCK_DEPTH - 1) // BLOCK_DEPTH
-    STEPS: tl.constexpr = (DEPTH + BLOCK_DEPTH - 1) // BLOCK_DEPTH if FLAT else R * S * CHUNKS
-    BITS: tl.constexpr = not EDGE and not FLAT and R * S <= MOST_BITS
-    h0 = p * STRIDE_H - TOP  # [BLOCK_PIXELS, 1]
+    BITS: tl.constexpr = not EDGE and R * S <= MOST_BITS
+    h0 = p * STRIDE_H - TOP  # [BLOCK_PIXELS]
     w0 = q * STRIDE_W - LEFT
     d = tl.arange(0, BLOCK_DEPTH)
-    if BITS:
-        inside = taps_inside(h0, w0, pixel_ok, H, W, R, S, DILATION_H, DILATION_W)
-    # these offsets stay: a step adds one number to them, that of its tap and channels
-    first_patch = ((n * H + h0) * W + w0) * pitch + d[None, :]  # [BLOCK_PIXELS, BLOCK_DEPTH]
     first_weight = k * DEPTH + d[:, None]  # [BLOCK_DEPTH, BLOCK_FILTERS]
     # without a mask where no tile hangs over the last filter
     filter_ok = k < K if K % BLOCK_FILTERS != 0 else tl.full((1, BLOCK_FILTERS), True, tl.int1)
     total = tl.zeros((BLOCK_PIXELS, BLOCK_FILTERS), tl.float32)
-    for step in range(STEPS):
-        if FLAT:
-            at = step * BLOCK_DEPTH
-            t = at + d  # [BLOCK_DEPTH], (r, s, c) as one number
-            depth_ok = t < DEPTH
-            c = (t % C)[None, :]
-            h = h0 + (t // C // S * DILATION_H)[None, :]
-            v = w0 + (t // C % S * DILATION_W)[None, :]
-        else:
+    if FLAT:
+        for first in tl.static_range(0, DEPTH, BLOCK_DEPTH):
+            patches = few_channel_patches(
+                x, n, h0, w0, pixel_ok, H, W, pitch, first, BLOCK_DEPTH,
+                C, R, S, DILATION_H, DILATION_W, EDGE,
+            )  # fmt: skip
+            ok = filter_ok & (first + d < DEPTH)[:, None]
+            weights = tl.load(w + first + first_weight, mask=ok, other=0.0)
+            total = dot(patches, weights, total, PRECISION)
+    else:
+        n = n[:, None]
+        h0 = h0[:, None]
+        w0 = w0[:, None]
+        pixel_ok = pixel_ok[:, None]
+        if BITS:
+            inside = taps_inside(h0, w0, pixel_ok, H, W, R, S, DILATION_H, DILATION_W)
+        # these offsets stay: a step adds one number to them, that of its tap and channels
+        first_patch = ((n * H + h0) * W + w0) * pitch + d[None, :]  # [BLOCK_PIXELS, BLOCK_DEPTH]
+        for step in range(R * S * CHUNKS):
             tap = step // CHUNKS
             channel = step % CHUNKS * BLOCK_DEPTH
-            at = tap * C + channel
-            depth_ok = channel + d < C
-            c = channel + d[None, :]
-            h = h0 + tap // S * DILATION_H
-            v = w0 + tap % S * DILATION_W
-        # the bits are those of pixels that are ok
-        ok = (inside & (1 << tap)) != 0 if BITS else pixel_ok
-        weight_ok = filter_ok
-        if FLAT or C % BLOCK_DEPTH != 0:
-            ok = ok & depth_ok[None, :]
-            weight_ok = weight_ok & depth_ok[:, None]
-        if BITS:
-            shift = (tap // S * DILATION_H * W + tap % S * DILATION_W) * pitch + channel
-            patches = tl.load(x + shift + first_patch, mask=ok, other=0.0)
-        else:
-            patches = load_pixels(x, n, h, v, c, ok, H, W, pitch, EDGE)
-        weights = tl.load(w + at + first_weight, mask=weight_ok, other=0.0)
-        total = dot(patches, weights, total, PRECISION)
+            r = tap // S * DILATION_H
+            s = tap % S * DILATION_W
+            # the bits are those of pixels that are ok
+            ok = (inside & (1 << tap)) != 0 if BITS else pixel_ok
+            weight_ok = filter_ok
+            if C % BLOCK_DEPTH != 0:
+                depth_ok = channel + d < C
+                ok = ok & depth_ok[None, :]
+                weight_ok = weight_ok & depth_ok[:, None]
+            if BITS:
+                shift = (r * W + s) * pitch + channel
+                patches = tl.load(x + shift + first_patch, mask=ok, other=0.0)
+            else:
+                c = channel + d[None, :]
+                patches = load_pixels(x, n, h0 + r, w0 + s, c, ok, H, W, pitch, EDGE)
+            weights = tl.load(w + (tap * C + channel) + first_weight, mask=weight_ok, other=0.0)
+            total = dot(patches, weights, total, PRECISION)
     return total
 
 
@@ -180,12 +149,13 @@ def _conv2d_kernel(
         row = row.to(tl.int64)
         k = k.to(tl.int64)
         x_pitch = tl.cast(x_pitch, tl.int64)
-    m = (row * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS))[:, None]
+    m = row * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     total = _sums(
         x + group * C, w + group * K * (R * S * C), m // Q // P, m // Q % P, m % Q, m < pixels, k,
         H, W, x_pitch, C, K, R, S, STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, TOP, LEFT,
         EDGE, FLAT, PRECISION, BLOCK_PIXELS, BLOCK_FILTERS, BLOCK_DEPTH,
     )  # fmt: skip
+    m = m[:, None]
     ok = (m < pixels) & (k < K)
     k += group * K
     if b is not None:
@@ -236,7 +206,7 @@ def _conv2d_relu_pool_kernel(
         row = row.to(tl.int64)
         k = k.to(tl.int64)
         x_pitch = tl.cast(x_pitch, tl.int64)
-    i = tl.arange(0, BLOCK_PIXELS)[:, None]
+    i = tl.arange(0, BLOCK_PIXELS)
     m = row * BLOCK_WINDOWS + i // 4  # the window of each pixel
     p = m // COLUMNS % ROWS * 2 + i % 4 // 2
     q = m % COLUMNS * 2 + i % 2
@@ -279,7 +249,7 @@ def constants(op: spec.Conv2d, w_shape: tuple[int, ...]) -> dict[str, Any]:
 def _forward_constants(op: spec.Conv2d, w: Any, tile: Tile) -> dict[str, Any]:
     return {
         **constants(op, w.shape),
-        **{"EDGE": op.padding_mode == "edge", "FLAT": w.shape[3] < FEW_CHANNELS},
+        **{"EDGE": op.padding_mode == "edge", "FLAT": has_few_channels(w.shape)},
         **{"BLOCK_PIXELS": tile.rows, "BLOCK_FILTERS": tile.columns, "BLOCK_DEPTH": tile.depth},
         **{"GROUP_ROWS": tile.group, "warps": tile.warps, "stages": tile.stages},
     }

@@ -19,7 +19,9 @@ import triton.language as tl
 
 from .. import spec
 from ..spec.grid import grid, positions
-from .conv_forward import constants, load_pixels, tile_of_program
+from .conv_forward import constants, tile_of_program
+from .conv_gather import load_pixels
+from .conv_stem import has_few_channels, wgrad_of_few_channels_kernel
 from .launch import add_in_order, cdiv, dot, large, launch, multiprocessors
 from .tiles import Tile
 
@@ -119,8 +121,9 @@ def wgrad(x: Any, dy: Any, out: Any, op: spec.Conv2d, tile: Tile, parts: int, me
     taps = out.shape[1] * out.shape[2] * out.shape[3]
     tiles = cdiv(out.shape[0] // op.groups, tile.rows) * cdiv(taps, tile.columns)
     target = out if parts == 1 else memory[: parts * out.size]
+    few = has_few_channels(out.shape)
     launch(
-        _conv2d_wgrad_kernel,
+        wgrad_of_few_channels_kernel if few else _conv2d_wgrad_kernel,
         op.groups * parts * tiles,
         *(x, dy, target, pixels, seen.lines, seen.line, summed.lines, summed.line),
         *(parts, cdiv(cdiv(pixels, tile.depth), parts), seen.pitch, summed.pitch),
