@@ -4,6 +4,7 @@
     verify     ir.py                  shapes, dtypes, order: every contract holds (after each pass)
     autodiff   passes/autodiff.py     + the backward nodes, by the table in vjp.py (training only)
     fuse       passes/fuse.py         conv+ReLU(+pool), masks and bias gradients into dgrads
+    layout     passes/layout.py       borders of zeros, where a GPU convolves faster with them
     select     passes/select.py       backend, algorithm, scratch memory and reason for each node
     memory     passes/memory.py       lifetimes → offsets in one arena
 
@@ -15,10 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from ..kernels import registry
 from .device import Device
 from .ir import Graph, verify
 from .passes.autodiff import autodiff
 from .passes.fuse import fuse
+from .passes.layout import layout
 from .passes.memory import plan_memory
 from .passes.select import select
 from .runner import Program
@@ -33,6 +36,8 @@ def passes(device: Device, *, training: bool, fused: bool = True) -> list[tuple[
         listed.append(("autodiff", autodiff))
     if fused:
         listed.append(("fuse", fuse))
+    if any(registry.load(name).borders for name in device.backends):
+        listed.append(("layout", partial(layout, backends=device.backends)))
     listed.append(("select", partial(select, backends=device.backends)))
     return listed
 

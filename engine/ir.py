@@ -9,6 +9,7 @@ graphs.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -25,22 +26,34 @@ class Value:
 
     input: the caller; param: the parameter arena; state: kept between steps and updated in place
     (running statistics); key: uint32[4], names the random stream of one dropout in one step;
-    result: the node that writes it; scratch: work memory of one node.
+    result: the node that writes it; scratch: work memory of one node. `border` is that of its
+    memory: rows of zeros below each image, columns to the right of each row
+    (`kernels/spec/grid.py`); `shape` does not count it.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
     kind: Kind = "result"
+    border: tuple[int, int] = (0, 0)
+
+    @property
+    def memory_shape(self) -> tuple[int, ...]:
+        """The shape with the border."""
+        if self.border == (0, 0):
+            return self.shape
+        n, h, w, c = self.shape
+        return n, h + self.border[0], w + self.border[1], c
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the array."""
-        return spec.nbytes(self)
+        """Bytes of the array and its border."""
+        return math.prod(self.memory_shape) * spec.ITEMSIZE[self.dtype]
 
     def __str__(self) -> str:
-        """Like `conv1/y: float32[64,28,28,32]`."""
-        return f"{self.name}: {self.dtype}[{','.join(map(str, self.shape))}]"
+        """Like `conv1/y: float32[64,28,28,32]`, then the border if there is one: `+1+1`."""
+        border = "" if self.border == (0, 0) else f"+{self.border[0]}+{self.border[1]}"
+        return f"{self.name}: {self.dtype}[{','.join(map(str, self.shape))}]{border}"
 
 
 @dataclass(frozen=True)

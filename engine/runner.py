@@ -113,7 +113,8 @@ def _arrays(program: Program, storage: Storage) -> dict[Value, np.ndarray]:
             arrays[value] = storage.parameters.gradient(name.removeprefix("grad/"))
     for value, offset in memory.offsets.items():
         raw = storage.activations[offset : offset + value.nbytes]
-        arrays[value] = raw.view(numpy_dtype(value.dtype)).reshape(value.shape)
+        buffer = raw.view(numpy_dtype(value.dtype)).reshape(value.memory_shape)
+        arrays[value] = buffer[tuple(map(slice, value.shape))]  # without the border
     for value, root in memory.aliases.items():
         assert math.prod(value.shape) == arrays[root].size
         arrays[value] = arrays[root].reshape(value.shape)

@@ -29,6 +29,11 @@ class Backend:
     name: str
     package: ModuleType
 
+    @property
+    def borders(self) -> bool:
+        """Whether some convolutions are faster on images with a border of zeros."""
+        return getattr(self.package, "BORDERS", False)
+
     def function(self, name: str) -> Callable[..., None]:
         """The backend's implementation of the contract function `name`, checks included."""
         module = importlib.import_module(f".{spec.CONTRACTS[name].module}", self.package.__name__)  # type: ignore[attr-defined]

@@ -22,6 +22,11 @@ def select(graph: Graph, backends: Sequence[str]) -> Graph:
 def _select(node: Node, position: int, backends: Sequence[str]) -> Node:
     if node.op == "reshape":
         return node
+    return _with_choice(node, position, choose(node, backends))
+
+
+def choose(node: Node, backends: Sequence[str]) -> Choice:
+    """What runs a node, and why. Raises: UnsupportedError when no backend takes it."""
     declined: list[str] = []
     for name in backends:
         backend = registry.load(name)
@@ -31,7 +36,7 @@ def _select(node: Node, position: int, backends: Sequence[str]) -> Node:
             continue
         config = backend.choose(node.op, node.arguments)
         why = "; ".join([config.reason, *declined] if config.reason else declined)
-        return _with_choice(node, position, Choice(name, config, why))
+        return Choice(name, config, why)
     raise UnsupportedError(f"{node.name}: {node.op} runs on no backend: {'; '.join(declined)}")
 
 

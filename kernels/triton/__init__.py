@@ -17,7 +17,9 @@ from typing import Any
 
 from .. import cuda, spec
 
-__all__ = ["choose", "interpret", "interpreted", "missing", "session", "supports"]
+__all__ = ["BORDERS", "choose", "interpret", "interpreted", "missing", "session", "supports"]
+
+BORDERS = True  # convolutions on images with a border of zeros have a faster way: `conv_halo.py`
 
 
 def interpreted() -> bool:

@@ -56,9 +56,17 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
         summed = arguments.get("db") is not None
         size = 4 * conv_unpool.row_tiles(shape) * shape[3] if summed else 0
         return Config("gather", (), size, "bound by memory: one pixel is one read and one write")
-    op, out = arguments["op"], tuple(arguments["out"].shape)
-    if function in conv_halo.READ and conv_halo.declined(function, arguments) is None:
+    if function not in conv_halo.READ:
+        return _choose_gather(function, arguments)
+    if (reason := conv_halo.declined(function, arguments)) is None:
         return _choose_halo(function, arguments)
+    config = _choose_gather(function, arguments)
+    return replace(config, reason=f"{config.reason}; not by shifts: {reason}")
+
+
+def _choose_gather(function: str, arguments: Mapping[str, Any]) -> Config:
+    """The same for a call that gathers its patches."""
+    op, out = arguments["op"], tuple(arguments["out"].shape)
     if function == "conv2d_wgrad":
         x = tuple(arguments["x"].shape)
         n, p, q, k = op.output_shape(x, out)
@@ -101,7 +109,7 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
 
 
 def _choose_halo(function: str, arguments: Mapping[str, Any]) -> Config:
-    """The same for a call that needs no gather."""
+    """The same for a call whose taps are shifts of one matrix."""
     op, source = arguments["op"], arguments[conv_halo.READ[function][0]]
     k, r, s, c = arguments["out" if function == "conv2d_wgrad" else "w"].shape
     count, dtype = positions(source), dtype_name(source)
