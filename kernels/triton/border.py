@@ -1,4 +1,4 @@
-"""Zeros for the border of an array whose kernel writes pixels only (see `kernels/spec/grid.py`)."""
+"""Arrays with a border of zeros (`kernels/spec/grid.py`) for kernels that write pixels only."""
 
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
 # (inside a kernel numbers, blocks and constants mix in ways that Triton's annotations do not tell)
@@ -13,6 +13,14 @@ import triton.language as tl
 from ..spec.grid import grid, positions
 from .launch import LARGE, cdiv, launch
 from .tiles import row_tile
+
+
+@triton.jit
+def placed(m, P, Q, lines, line, BORDER: tl.constexpr):
+    """Where pixel m of images [P, Q] lies in an array with a border: a grid of `lines` x `line`."""
+    if BORDER:
+        m = (m // Q // P * lines + m // Q % P) * line + m % Q
+    return m
 
 
 @triton.jit

@@ -30,6 +30,7 @@ import triton.language as tl
 
 from .. import spec
 from ..spec.grid import grid
+from .border import placed
 from .conv_gather import MOST_BITS, load_pixels, taps_inside
 from .conv_stem import few_channel_patches, has_few_channels
 from .launch import cdiv, dot, large, launch, narrow, wide
@@ -43,14 +44,6 @@ def tile_of_program(program, row_tiles, column_tiles, GROUP_ROWS: tl.constexpr):
     first = program // per_group * GROUP_ROWS
     rows = tl.minimum(row_tiles - first, GROUP_ROWS)
     return first + program % per_group % rows, program % per_group // rows
-
-
-@triton.jit
-def placed(m, P, Q, lines, line, BORDER: tl.constexpr):
-    """Where pixel m of images [P, Q] lies in an array with a border: a grid of `lines` x `line`."""
-    if BORDER:
-        m = (m // Q // P * lines + m // Q % P) * line + m % Q
-    return m
 
 
 @triton.jit

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 
 from ..spec.grid import grid
-from .conv_forward import placed
+from .border import placed
 from .launch import add_in_order, cdiv, large, launch, narrow, wide
 from .tiles import power_of_two
 
