@@ -125,6 +125,9 @@ def _choose_halo(function: str, arguments: Mapping[str, Any]) -> Config:
         return Config("halo", tiled, size, f"{reason}; {parts} splits, added in order; {told}")
     columns, depth = (c, k) if function == "conv2d_dgrad" else (k, c)
     tile, told = _tile(problem, count, columns, depth)
+    others = (arguments.get(name) for name in ("residual", "mask", "out"))
+    if any(a is not None and border(a) != border(source) for a in others):
+        tile = replace(tile, columns=min(tile.columns, 128))  # wider, pixel by pixel, would spill
     tile = replace(tile, depth=min(tile.depth, depth & -depth))  # blocks of whole taps
     size = 4 * -(-count // tile.rows) * c if arguments.get("db") is not None else 0
     return Config("halo", tile.items(), size, f"{reason}; {told}")
