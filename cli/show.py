@@ -12,7 +12,7 @@ from ..engine.errors import InputError, unknown_name
 from . import options, output
 
 if TYPE_CHECKING:
-    from ..engine.ir import Graph, Node
+    from ..engine.ir import Graph, Node, Value
     from ..engine.models import Model
 
 LAST = "the last"
@@ -125,6 +125,12 @@ def _parameters(node: Node) -> int:
     return sum(math.prod(v.shape) for v in node.reads if v.kind == "param")
 
 
+def _extent(value: Value) -> str:
+    """Like `64x28x28x32`, then the rows and columns of its border: `+1+1`."""
+    border = "".join(f"+{extent}" for extent in value.border) if any(value.border) else ""
+    return "x".join(map(str, value.shape)) + border
+
+
 def _print_plan(final: Graph) -> None:
     rows = []
     for node in final.nodes:
@@ -133,7 +139,7 @@ def _print_plan(final: Graph) -> None:
         config = node.choice.config
         tile = " ".join(f"{name}={value}" for name, value in config.tile)
         rows.append((
-            len(rows) + 1, node.name, node.op, "x".join(map(str, node.writes[0].shape)),
+            len(rows) + 1, node.name, node.op, _extent(node.writes[0]),
             node.choice.backend, f"{config.algorithm} {tile}".rstrip(),
             output.scaled(config.workspace_bytes, "B") if config.workspace_bytes else "",
             node.choice.reason,

@@ -114,7 +114,7 @@ def _arrays(program: Program, storage: Storage) -> dict[Value, np.ndarray]:
     for value, offset in memory.offsets.items():
         raw = storage.activations[offset : offset + value.nbytes]
         buffer = raw.view(numpy_dtype(value.dtype)).reshape(value.memory_shape)
-        arrays[value] = buffer[tuple(map(slice, value.shape))]  # without the border
+        arrays[value] = buffer[tuple(map(slice, value.shape))] if any(value.border) else buffer
     for value, root in memory.aliases.items():
         assert math.prod(value.shape) == arrays[root].size
         arrays[value] = arrays[root].reshape(value.shape)
