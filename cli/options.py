@@ -92,7 +92,7 @@ def _known(what: str) -> Iterable[str]:
         "data": data.REGISTRY,
         "optimizer": optim.OPTIMIZERS,
         "schedule": schedule.SCHEDULES,
-        "precision": (*network.PRECISIONS, *network.GPU_PRECISIONS),
+        "precision": network.PRECISIONS,
         "device": device.DEVICES,
         "kernels": device.KERNELS,
     }

@@ -42,7 +42,7 @@ def command(
     from ..engine import compile as compiler
     from ..engine.device import open_device
     from ..engine.models import build_graph, get_model
-    from ..engine.network import activation_dtype
+    from ..engine.network import activation_dtype, products
     from .options import network_options
 
     if arch is None:
@@ -55,7 +55,8 @@ def command(
     where = open_device(device, kernels)
     graph = build_graph(
         arch, batch, shape, classes or model.classes, training=training,
-        dtype=activation_dtype(precision), options=network_options(options),
+        dtype=activation_dtype(precision, where), products=products(precision, where),
+        options=network_options(options),
     )  # fmt: skip
     stages = dict(compiler.stages(graph, where, training=training))
     final = stages[list(stages)[-1]]

@@ -20,29 +20,47 @@ from .ir import Value as GraphValue
 ALIGNMENT = 16  # elements: a cache line of float32
 
 
-class ParameterArena:
-    """Master parameters (float32 or float64), their 16-bit copy if needed, and their gradients."""
+class Layout:
+    """Where each parameter lies in an arena; no memory yet."""
 
-    def __init__(self, parameters: Sequence[Parameter], device: Device) -> None:
-        """Lay out `parameters` and allocate on `device`; all start at zero."""
+    def __init__(self, parameters: Sequence[Parameter]) -> None:
+        """Lay out `parameters`."""
         groups = [
             [p for p in parameters if p.trainable and p.decay],
             [p for p in parameters if p.trainable and not p.decay],
             [p for p in parameters if not p.trainable],
         ]
         self.parameters = tuple(p for group in groups for p in group)
-        self._slots: dict[str, tuple[int, tuple[int, ...]]] = {}
+        self.slots: dict[str, tuple[int, tuple[int, ...]]] = {}
         ends, end = [], 0
         for group in groups:
             for parameter in group:
                 value = parameter.value
-                self._slots[value.name] = (end, value.shape)
+                self.slots[value.name] = (end, value.shape)
                 end += -(-math.prod(value.shape) // ALIGNMENT) * ALIGNMENT
             ends.append(end)
         self.decay_until, self.trainable_until, self.size = ends
         dtypes = {p.value.dtype for p in parameters}
         self.low_dtype = next((d for d in dtypes if d in ("float16", "bfloat16")), None)
         self.dtype = "float64" if "float64" in dtypes else "float32"
+
+    def bytes(self, device: Device) -> int:
+        """Bytes of all arenas of this layout on a device."""
+        item = spec.ITEMSIZE[self.dtype]
+        low = spec.ITEMSIZE[self.low_dtype] if self.low_dtype else 0
+        sizes = (self.size * item, self.trainable_until * item, self.size * low)
+        return sum(map(device.aligned, sizes))
+
+
+class ParameterArena:
+    """Master parameters (float32 or float64), their 16-bit copy if needed, and their gradients."""
+
+    def __init__(self, parameters: Sequence[Parameter], device: Device) -> None:
+        """Lay out `parameters` and allocate on `device`; all start at zero."""
+        self.layout = layout = Layout(parameters)
+        self.parameters, self._slots = layout.parameters, layout.slots
+        self.decay_until, self.trainable_until = layout.decay_until, layout.trainable_until
+        self.size, self.dtype, self.low_dtype = layout.size, layout.dtype, layout.low_dtype
         self.device = device
         self.master = device.zeros((self.size,), self.dtype)
         self.gradients = device.zeros((self.trainable_until,), self.dtype)
@@ -80,9 +98,3 @@ class ParameterArena:
         for name, view in self:
             self.device.copy_from_host(view, arrays[name])
         self.refresh_low()
-
-    def bytes(self) -> int:
-        """Bytes of all arenas."""
-        low = spec.ITEMSIZE[self.low_dtype] if self.low_dtype else 0
-        size = spec.ITEMSIZE[self.dtype]
-        return self.size * (size + low) + self.trainable_until * size

@@ -27,11 +27,15 @@ class GraphBuilder:
     """Collects the nodes of one network for one batch size.
 
     `dtype` is the type of activations and weights (biases, norms and statistics are float32, or
-    float64 for float64). `training` False leaves dropout out and uses running statistics.
+    float64 for float64). `products` is how convolutions form products of float32. `training` False
+    leaves dropout out and uses running statistics.
     """
 
-    def __init__(self, name: str, *, dtype: str = "float32", training: bool = True) -> None:
+    def __init__(
+        self, name: str, *, dtype: str = "float32", products: str = "ieee", training: bool = True
+    ) -> None:
         """Start an empty graph."""
+        self.products = products
         self.name = name
         self.dtype = dtype
         self.training = training
@@ -109,7 +113,7 @@ class GraphBuilder:
         with self._told(layer):
             op = spec.Conv2d(
                 two(stride), four(padding, (r, s), two(dilation)), padding_mode,  # type: ignore[arg-type]
-                two(dilation), groups,
+                two(dilation), groups, self.products,  # type: ignore[arg-type]
             )  # fmt: skip
             shape = (filters, r, s, x.shape[-1] // groups)
             out = op.output_shape(x.shape, shape)

@@ -1,6 +1,6 @@
 """Devices: where arrays live, and which backends may run there, best first.
 
-    device = open_device("auto")      # a GPU if one can be used, else the CPU
+    device = open_device("cpu")
     device.zeros((64, 10), "float32")
 
 An explicit choice never falls back: `open_device("cuda")` without a GPU raises InputError with
@@ -10,8 +10,6 @@ what is missing.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,17 +17,20 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ..kernels import registry, triton
+from ..kernels import cuda, registry, triton
 from ..kernels.numpy import threads
 from .errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "interpreter")
 BACKENDS = {  # of each device, best first: the first that supports a call gets it
     "cpu": ("native", "numpy"),
+    "cuda": ("triton",),
     "interpreter": ("triton",),
 }
 PARTIAL = ("native",)  # has not the whole contract, so it cannot be the only one
-KERNELS = ("auto", *(n for names in BACKENDS.values() for n in names if n not in PARTIAL))
+KERNELS = tuple(dict.fromkeys(
+    ("auto", *(n for names in BACKENDS.values() for n in names if n not in PARTIAL))
+))  # fmt: skip
 SLOW = "the interpreter runs the GPU's kernels step by step in Python: a thousand times slower"
 
 
@@ -38,7 +39,7 @@ def numpy_dtype(name: str) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Device:
     """NumPy arrays, and the backends that run on them: the CPU's, or a GPU's in an interpreter.
 
@@ -50,6 +51,9 @@ class Device:
     backends: tuple[str, ...]
     declined: tuple[str, ...] = ()
     warning: str = ""
+    precisions: tuple[str, ...] = ("fp32", "fp16", "bf16", "fp64")
+    products: str = "ieee"  # how float32 products are formed unless the user asks for less
+    slots: int = 0  # training steps that are on their way at once
 
     def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
         """An array with arbitrary content, 64-byte aligned."""
@@ -77,6 +81,31 @@ class Device:
         """The contract function `name` of the backend that has all of them (the last listed)."""
         return registry.load(self.backends[-1]).function(name)
 
+    def reserve(self, size: int) -> None:
+        """Announce that so many bytes, as `aligned` counts them, will be asked for from here on.
+
+        Raises: MemoryError when there are not so many (the CPU finds that out when it uses them).
+        """
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes could be reserved."""
+        return True
+
+    def aligned(self, size: int) -> int:
+        """Bytes that an array of `size` bytes takes."""
+        return -(-size // 64) * 64
+
+    def stage(self, block: Any) -> np.ndarray:
+        """Host memory for the content of `block`, a uint8 array; `upload` brings it there."""
+        return block
+
+    def upload(self, block: Any, staged: np.ndarray) -> None:
+        """Bring what was written into `stage(block)` into `block`."""
+
+    def repeatable(self, run: Callable[[], None]) -> Callable[[], None]:
+        """The fastest way to do again and again what `run` does, with the same arrays."""
+        return run
+
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
         """Open while work runs: backends own their threads or streams inside."""
@@ -86,26 +115,47 @@ class Device:
             yield
 
 
-def open_device(name: str = "auto", kernels: str = "auto") -> Device:
+def open_device(name: str = "auto", kernels: str = "auto", *, graphs: bool = True) -> Device:
     """The device called `name`, with one backend if `kernels` names it, else all that can run.
+
+    auto is the CPU. `graphs` False keeps a GPU from replaying steps as CUDA graphs (debugging).
 
     Raises: InputError for an unknown name or a device or backend that is not here.
     """
-    if name not in DEVICES:
+    place, colon, number = name.partition(":")
+    if place not in DEVICES or (colon and place != "cuda"):
         raise InputError(f"unknown device {name!r}; known: {', '.join(DEVICES)}")
-    if name == "cuda":
-        raise InputError(f"--device cuda: {cuda_missing()}")
-    place = "cpu" if name == "auto" else name
-    usable = _backends(place, kernels)
+    if colon and not (number.isascii() and number.isdigit()):
+        raise InputError(f"--device must be cuda or cuda:N, like cuda:0, not {name!r}")
+    place = "cpu" if place == "auto" else place
+    wanted = _backends(place, kernels)
     if place == "interpreter":
         if (reason := triton.interpret()) is not None:
             raise InputError(f"--device interpreter: {reason}")
-        return Device(place, usable, warning=SLOW)
-    missing = {name: registry.missing(name) for name in usable}
-    return Device(
-        place, tuple(name for name in usable if missing[name] is None),
-        tuple(f"kernels {name}: {reason}" for name, reason in missing.items() if reason),
-    )  # fmt: skip
+        # no tf32: the interpreter forms every product in float32
+        return Device(place, wanted, warning=SLOW, precisions=("fp32", "fp16", "bf16"))
+    if place == "cuda":
+        _check_gpu(name, int(number or 0), wanted)
+    missing = {name: registry.missing(name) for name in wanted}
+    usable = tuple(name for name in wanted if missing[name] is None)
+    declined = tuple(f"kernels {name}: {reason}" for name, reason in missing.items() if reason)
+    if not usable:
+        raise InputError(f"--device {name}: {'; '.join(declined)}")
+    if place == "cpu":
+        return Device(place, usable, declined)
+    from .gpu import CudaDevice
+
+    return CudaDevice(cuda.Gpu(int(number or 0)), usable, declined, graphs=graphs)
+
+
+def _check_gpu(name: str, index: int, backends: tuple[str, ...]) -> None:
+    """Raises: InputError when GPU `index` cannot be used."""
+    if (reason := cuda.missing(index)) is not None:
+        raise InputError(f"--device {name}: {reason}, or use --device cpu")
+    if "triton" in backends and triton.interpreted():
+        raise InputError(
+            f"--device {name}: TRITON_INTERPRET is set, which keeps Triton from the GPU; unset it"
+        )
 
 
 def _backends(place: str, kernels: str) -> tuple[str, ...]:
@@ -123,14 +173,3 @@ def _backends(place: str, kernels: str) -> tuple[str, ...]:
 def use_threads(count: int) -> None:
     """Let the CPU's kernels run on `count` threads; 0: one a core. No result depends on it."""
     threads.set_threads(count)
-
-
-def cuda_missing() -> str:
-    """What keeps the engine from running on a GPU here, in one line."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "no NVIDIA driver (libcuda.so.1 cannot be loaded); use --device cpu"
-    if importlib.util.find_spec("cupy") is None:
-        return "CuPy is not installed; pip install 'cnnengine[cuda12]', or use --device cpu"
-    return "this version has no GPU kernels; use --device cpu"

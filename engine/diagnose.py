@@ -22,18 +22,20 @@ def first_non_finite(
     Looks at the input, then the parameters of each layer, then its output, in order.
     """
     graph = network.description.graph(
-        len(inputs["x"]), training=training, scaled=network.scaled
+        len(inputs["x"]), training=training, scaled=network.scaled, products=network.products,
     )  # fmt: skip
     program = compile_graph(graph, network.device, training=False, fused=False, reuse=False)
     plan = Plan(program, Storage(network.device, network.parameters, [program]))
     plan.feed(inputs, seed=seed, step=step)
     plan.run()
     for value in (v for v in plan.graph.inputs if v.name in inputs):
-        if not _finite(plan.array(value)):
+        if not _finite(network.device.to_host(plan.array(value))):
             return f"the input {value.name}"
     for node in plan.graph.nodes:
         for value in (*node.reads, *node.writes):
-            if value.kind in ("param", "result") and not _finite(plan.array(value)):
+            if value.kind not in ("param", "result"):
+                continue
+            if not _finite(network.device.to_host(plan.array(value))):
                 what = "the parameter" if value.kind == "param" else f"{node.op} in layer"
                 return f"{what} {value.name if value.kind == 'param' else node.name}"
     return LOSS

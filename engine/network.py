@@ -13,27 +13,36 @@ from typing import Any
 
 import numpy as np
 
-from .arena import ParameterArena
+from .arena import Layout, ParameterArena
 from .compile import compile_graph
 from .device import Device, numpy_dtype
 from .errors import InputError
 from .init import initial_state, initial_values
 from .ir import Graph
 from .models import build_graph
-from .runner import Plan, Program, Storage
+from .optim import Optimizer
+from .runner import Feeds, Plan, Program, Storage
 
-PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}
-GPU_PRECISIONS = ("tf32",)
+PRECISIONS = {
+    "fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"
+}  # fmt: skip
 
 
-def activation_dtype(precision: str) -> str:
-    """The element type of activations for a precision. Raises: InputError."""
-    if precision in GPU_PRECISIONS:
-        raise InputError(f"precision {precision} needs a GPU; the CPU has {', '.join(PRECISIONS)}")
+def activation_dtype(precision: str, device: Device) -> str:
+    """The element type of activations for a precision on a device. Raises: InputError."""
     if precision not in PRECISIONS:
-        known = ", ".join((*PRECISIONS, *GPU_PRECISIONS))
-        raise InputError(f"unknown precision {precision!r}; known: {known}")
+        raise InputError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    if precision not in device.precisions:
+        place = {"tf32": "a GPU", "fp64": "the CPU"}.get(precision, "another device")
+        raise InputError(
+            f"precision {precision} needs {place}; {device.name} has {', '.join(device.precisions)}"
+        )
     return PRECISIONS[precision]
+
+
+def products(precision: str, device: Device) -> str:
+    """How convolutions form products of float32: what `spec.Conv2d.precision` says."""
+    return "tf32" if precision == "tf32" else device.products
 
 
 @dataclass(frozen=True)
@@ -71,11 +80,11 @@ class Description:
             )
         return made
 
-    def graph(self, batch: int, *, training: bool, **loss: Any) -> Graph:
-        """The graph for one batch size; `loss` may set label_smoothing and scaled."""
+    def graph(self, batch: int, *, training: bool, **more: Any) -> Graph:
+        """The graph for one batch size; `more` may set label_smoothing, scaled and products."""
         return build_graph(
             self.arch, batch, self.input_shape, len(self.classes), training=training,
-            dtype=activation_dtype(self.precision), options=self.options, **loss,
+            dtype=PRECISIONS[self.precision], options=self.options, **more,
         )  # fmt: skip
 
 
@@ -93,31 +102,79 @@ class Network:
         infer_batch: int = 0,
         train_batches: Sequence[int] = (),
         label_smoothing: float = 0.0,
+        optimizer: str | None = None,
     ) -> None:
         """Compile and allocate; parameters are zero until `initialise` or `load`.
 
-        Raises: InputError for an architecture, option, precision or image size that cannot work.
+        With the name of an `optimizer`, room for its state and for the steps is reserved too.
+
+        Raises: InputError for an architecture, option, precision or image size that cannot work,
+        and for a batch size that does not fit into the device's memory.
         """
+        activation_dtype(description.precision, device)
         self.description = description
         self.device = device
         self.scaled = description.precision == "fp16"  # needs loss scaling
-        graphs: dict[tuple[bool, int], Graph] = {}
-        for batch in train_batches:
-            graphs[True, batch] = description.graph(
-                batch, training=True, label_smoothing=label_smoothing, scaled=self.scaled
-            )
-        if infer_batch:
-            graphs[False, infer_batch] = description.graph(infer_batch, training=False)
-        programs: dict[tuple[bool, int], Program] = {
-            key: compile_graph(graph, device, training=key[0]) for key, graph in graphs.items()
-        }
-        first = next(iter(graphs.values()))
-        self.parameters = ParameterArena(first.params, device)
+        self.products = products(description.precision, device)
+        self._smoothing, self._optimizer = label_smoothing, optimizer
+        programs = self._compiled(infer_batch, train_batches)
+        self.initial = next(iter(programs.values())).graph.params
+        try:
+            device.reserve(self._bytes(programs))
+        except MemoryError as error:
+            raise self._too_large(error, infer_batch, train_batches) from None
+        self.parameters = ParameterArena(self.initial, device)
         self.storage = Storage(device, self.parameters, programs.values())
         plans = {key: Plan(program, self.storage) for key, program in programs.items()}
         self.training = {batch: plan for (training, batch), plan in plans.items() if training}
         self.inference = next((plan for (training, _), plan in plans.items() if not training), None)
-        self.initial = first.params
+
+    def _compiled(
+        self, infer_batch: int, train_batches: Sequence[int]
+    ) -> dict[tuple[bool, int], Program]:
+        """(training, batch size) → program."""
+        graphs: dict[tuple[bool, int], Graph] = {}
+        told = {"products": self.products}
+        for batch in train_batches:
+            graphs[True, batch] = self.description.graph(
+                batch, training=True, label_smoothing=self._smoothing, scaled=self.scaled, **told
+            )
+        if infer_batch:
+            graphs[False, infer_batch] = self.description.graph(infer_batch, training=False, **told)
+        return {
+            key: compile_graph(graph, self.device, training=key[0]) for key, graph in graphs.items()
+        }
+
+    def _bytes(self, programs: Mapping[tuple[bool, int], Program]) -> int:
+        """All device memory that the network, its optimizer and its steps will ask for."""
+        device, layout = self.device, Layout(self.initial)
+        feeds = {k: Feeds(p.graph, layout.dtype, device).size for k, p in programs.items()}
+        size = layout.bytes(device) + Storage.bytes(device, programs.values())
+        size += sum(map(device.aligned, feeds.values()))
+        if self._optimizer is not None:
+            size += Optimizer.bytes(self._optimizer, layout, device)
+            size += device.slots * device.aligned(
+                max((feed for (training, _), feed in feeds.items() if training), default=0)
+            )
+        return size
+
+    def _too_large(
+        self, error: MemoryError, infer_batch: int, train_batches: Sequence[int]
+    ) -> InputError:
+        """The error for batches that do not fit, with the largest batch size that does."""
+        batch = max((infer_batch, *train_batches))
+        fits, too_much = 0, batch
+        while too_much - fits > 1:
+            half = (fits + too_much) // 2
+            programs = self._compiled(min(infer_batch, half), (half,) if train_batches else ())
+            if self.device.has_room(self._bytes(programs)):
+                fits = half
+            else:
+                too_much = half
+        told = f"--batch-size {fits} fits" if fits else "not even --batch-size 1 fits"
+        return InputError(
+            f"batch size {batch} does not fit into {self.device.name}: {error}; {told}"
+        )
 
     def initialise(self, seed: int) -> None:
         """Start from He's initialisation under `seed`."""

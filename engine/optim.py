@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..kernels import spec
-from .arena import ParameterArena
+from .arena import Layout, ParameterArena
+from .device import Device
 from .errors import unknown_name
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -34,26 +37,37 @@ class Optimizer:
             self.op = spec.AdamW(weight_decay=weight_decay)
             self.state = {name: device.zeros((size,), arena.dtype) for name in ("first", "second")}
 
+    @staticmethod
+    def bytes(name: str, layout: Layout, device: Device) -> int:
+        """Bytes that the optimizer called `name` takes beside arenas of that layout."""
+        item = spec.ITEMSIZE[layout.dtype]
+        states = {"sgd": 1, "adamw": 2}.get(name, 0)
+        return states * device.aligned(layout.trainable_until * item) + 3 * device.aligned(8)
+
     def update(self, lr: float, step: int, grad_scale: float = 1.0) -> None:
         """One step with the gradients in the arena, which are `grad_scale` times too large.
 
         step counts the updates made before this one.
         """
-        arena, device = self.arena, self.arena.device
-        end = arena.trainable_until
+        device = self.arena.device
         device.copy_from_host(self._lr, np.array([lr]))
         device.copy_from_host(self._step, np.array([step + 1]))
         device.copy_from_host(self._scale, np.array([grad_scale]))
+        self.launch(self._lr, self._step, None if grad_scale == 1.0 else self._scale)
+
+    def launch(self, lr: Any, step: Any, grad_scale: Any = None) -> None:
+        """The same with the numbers in device memory, each [1]; `step` counts from 1."""
+        arena, device = self.arena, self.arena.device
+        end = arena.trainable_until
         w = arena.master[:end]
         low = None if arena.low is None else arena.low[:end]
-        scale = None if grad_scale == 1.0 else self._scale
         if isinstance(self.op, spec.SGD):
             device.function("sgd_update")(
-                w, arena.gradients, self.state["velocity"], low, self._lr, op=self.op,
-                decay_until=arena.decay_until, grad_scale=scale,
+                w, arena.gradients, self.state["velocity"], low, lr, op=self.op,
+                decay_until=arena.decay_until, grad_scale=grad_scale,
             )  # fmt: skip
         else:
             device.function("adamw_update")(
-                w, arena.gradients, self.state["first"], self.state["second"], low, self._lr,
-                self._step, op=self.op, decay_until=arena.decay_until, grad_scale=scale,
+                w, arena.gradients, self.state["first"], self.state["second"], low, lr,
+                step, op=self.op, decay_until=arena.decay_until, grad_scale=grad_scale,
             )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import philox, registry
+from ..kernels import philox, registry, spec
 from .arena import ParameterArena
 from .device import Device, numpy_dtype
 from .ir import Graph, Node, Value
@@ -28,6 +28,47 @@ class Program:
 
     graph: Graph
     memory: MemoryPlan
+
+
+LR, STEP = "update/lr", "update/step"
+
+
+class Feeds:
+    """What changes from run to run, side by side in one block, so that one copy brings it all.
+
+    That is: the inputs, the keys of the random streams and, for the update after a training step,
+    the learning rate and the number of the step, counted from 1.
+    """
+
+    def __init__(self, graph: Graph, dtype: str, device: Device) -> None:
+        """Lay out the block of a graph; `dtype` is the learning rate's. Nothing is allocated."""
+        self.device = device
+        self.keys = {value.name: stream for stream, value in enumerate(graph.keys)}
+        self._places: dict[str, tuple[int, int, tuple[int, ...], str]] = {}
+        self.size = 0
+        given = {v.name: (v.shape, v.dtype) for v in (*graph.inputs, *graph.keys)}
+        for name, (shape, kind) in {**given, LR: ((1,), dtype), STEP: ((1,), "int64")}.items():
+            end = self.size + math.prod(shape) * spec.ITEMSIZE[kind]
+            self._places[name] = (self.size, end, shape, kind)
+            self.size = device.aligned(end)
+
+    def views(self, block: Any) -> dict[str, Any]:
+        """The arrays in a block, uint8 [size] in any memory, by name."""
+        return {
+            name: block[start:end].view(numpy_dtype(kind)).reshape(shape)
+            for name, (start, end, shape, kind) in self._places.items()
+        }
+
+    def write(
+        self, views: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray], *, seed: int,
+        step: int, lr: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Fill the views of a block on the host. An input that is left out keeps its values."""
+        for name, values in inputs.items():
+            views[name][...] = values
+        for name, stream in self.keys.items():
+            views[name][...] = philox.key(seed, step, stream)
+        views[LR][0], views[STEP][0] = lr, step + 1
 
 
 class Storage:
@@ -47,8 +88,20 @@ class Storage:
         size = max((p.memory.total_bytes for p in programs), default=0)
         self.activations = device.empty((size,), "uint8")
         self.states = {
-            v.name: device.zeros(v.shape, v.dtype) for p in programs for v in p.graph.states
+            name: device.zeros(v.shape, v.dtype) for name, v in _states(programs).items()
         }
+
+    @staticmethod
+    def bytes(device: Device, programs: Iterable[Program]) -> int:
+        """Bytes that the storage of `programs` takes on the device, parameters left out."""
+        programs = list(programs)
+        sizes = [max((p.memory.total_bytes for p in programs), default=0)]
+        sizes += [v.nbytes for v in _states(programs).values()]
+        return sum(map(device.aligned, sizes))
+
+
+def _states(programs: Iterable[Program]) -> dict[str, Value]:
+    return {v.name: v for p in programs for v in p.graph.states}
 
 
 class Plan:
@@ -59,12 +112,16 @@ class Plan:
         self.graph = program.graph
         self.memory = program.memory
         self.device = storage.device
-        self._arrays = _arrays(program, storage)
+        self.feeds = Feeds(program.graph, storage.parameters.dtype, storage.device)
+        self.block = storage.device.zeros((self.feeds.size,), "uint8")  # what feeds are copied to
+        self.fed = self.feeds.views(self.block)
+        self._staged = storage.device.stage(self.block)
+        self._views = self.feeds.views(self._staged)
+        self._arrays = _arrays(program, storage, self.fed)
         self.steps: list[tuple[Node, Callable[[], None]]] = [
             (node, self._bind(node)) for node in self.graph.nodes if node.op != "reshape"
         ]
         self._calls = [call for _, call in self.steps]
-        self._keys = {v: i for i, v in enumerate(self.graph.keys)}
 
     def _bind(self, node: Node) -> Callable[[], None]:
         assert node.choice is not None, f"{node.name} was not selected"
@@ -85,13 +142,12 @@ class Plan:
         """The array of the graph's output called `name`; valid until the next run of any plan."""
         return self._arrays[self.graph.outputs[name]]
 
-    def feed(self, inputs: Mapping[str, np.ndarray], *, seed: int = 0, step: int = 0) -> None:
-        """Copy the inputs in, and name the random streams of this step."""
-        for value in self.graph.inputs:
-            if value.name in inputs:
-                self.device.copy_from_host(self._arrays[value], inputs[value.name])
-        for value, stream in self._keys.items():
-            self.device.copy_from_host(self._arrays[value], philox.key(seed, step, stream))
+    def feed(
+        self, inputs: Mapping[str, np.ndarray], *, seed: int = 0, step: int = 0, lr: float = 0.0
+    ) -> None:
+        """Copy the inputs in, and what else belongs to this step; see `Feeds`."""
+        self.feeds.write(self._views, inputs, seed=seed, step=step, lr=lr)
+        self.device.upload(self.block, self._staged)
 
     def run(self) -> None:
         """Make every call, in order."""
@@ -99,11 +155,9 @@ class Plan:
             call()
 
 
-def _arrays(program: Program, storage: Storage) -> dict[Value, np.ndarray]:
-    graph, memory, device = program.graph, program.memory, storage.device
-    arrays: dict[Value, np.ndarray] = {}
-    for value in (*graph.inputs, *graph.keys):
-        arrays[value] = device.zeros(value.shape, value.dtype)
+def _arrays(program: Program, storage: Storage, fed: Mapping[str, Any]) -> dict[Value, Any]:
+    graph, memory = program.graph, program.memory
+    arrays: dict[Value, Any] = {v: fed[v.name] for v in (*graph.inputs, *graph.keys)}
     for parameter in graph.params:
         arrays[parameter.value] = storage.parameters.array(parameter.value)
     for value in graph.states:

@@ -10,12 +10,13 @@ import json
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from ..kernels.errors import BackendError
 from . import diagnose
 from .checkpoint import Progress, RunFolder, Source
 from .config import RESUME_MAY_CHANGE, TrainConfig
@@ -26,9 +27,9 @@ from .evaluate import Evaluation, evaluate
 from .network import Description, Network
 from .optim import Optimizer
 from .schedule import get_schedule
+from .steps import Outcome, StepError, make_steps
 
 CHECKPOINT_SECONDS = 30.0  # between epochs' ends, so that a kill costs little
-SCALE_GROWTH_STEPS = 2000  # float16: steps without overflow before the loss scale doubles
 FIRST_SCALE = 2.0**15
 
 
@@ -104,13 +105,15 @@ class Trainer:
         self.network = Network(
             self.description, device, infer_batch=min(config.batch_size, len(splits.test)),
             train_batches=(config.batch_size, *([rest] if rest else [])),
-            label_smoothing=config.label_smoothing,
+            label_smoothing=config.label_smoothing, optimizer=config.optimizer,
         )  # fmt: skip
         self.optimizer = Optimizer(
             config.optimizer, self.network.parameters, weight_decay=config.weight_decay,
             momentum=config.momentum,
         )  # fmt: skip
-        self.network.initialise(config.seed)
+        self.steps = make_steps(self.network, self.optimizer, config.seed)
+        with device.session():
+            self.network.initialise(config.seed)
         self.progress = Progress(loss_scale=FIRST_SCALE if self.network.scaled else 1.0)
         self.stop = False  # set from outside: finish the step, save, return
         self.evaluation: Evaluation | None = None  # of the test images, after the latest epoch
@@ -150,15 +153,13 @@ class Trainer:
 
     def run(self, report: Report = lambda _: None) -> Summary:
         """Train to the end, or until `stop` is set. Raises: TrainingError, InputError."""
-        begun, trained = time.perf_counter(), 0
-        with self.device.session(), self.folder.open_metrics(self.progress) as self._metrics:
-            while self.progress.epoch < self.config.epochs and not self.stop:
-                trained += self._epoch(report)
-                if self.progress.batch == self.loader.steps_per_epoch:
-                    self.evaluation = self._end_epoch(report)
-            finished = self.progress.epoch == self.config.epochs
-            if finished and self.evaluation is None:
-                self.evaluation = self._evaluate()
+        begun = time.perf_counter()
+        try:
+            with self.device.session(), self.folder.open_metrics(self.progress) as self._metrics:
+                trained = self._epochs(report)
+        except BackendError as error:
+            raise TrainingError(f"{error}; {self._kept()}") from error
+        finished = self.progress.epoch == self.config.epochs
         seconds = time.perf_counter() - begun
         best, test = self.progress.best_accuracy, self.evaluation
         return Summary(
@@ -171,6 +172,17 @@ class Trainer:
             memory_plan=str(self.network.training[self.config.batch_size].memory),
         )  # fmt: skip
 
+    def _epochs(self, report: Report) -> int:
+        """Epochs until the last or until `stop` is set; returns the number of images."""
+        trained = 0
+        while self.progress.epoch < self.config.epochs and not self.stop:
+            trained += self._epoch(report)
+            if self.progress.batch == self.loader.steps_per_epoch:
+                self.evaluation = self._end_epoch(report)
+        if self.progress.epoch == self.config.epochs and self.evaluation is None:
+            self.evaluation = self._evaluate()
+        return trained
+
     _train_seconds = 0.0
 
     def _epoch(self, report: Report) -> int:
@@ -179,78 +191,55 @@ class Trainer:
         saved = time.monotonic()
         self._epoch_seconds, self._epoch_images = 0.0, 0
         for batch in self.loader.epoch(progress.epoch, progress.batch):
-            begun = time.perf_counter()
-            loss, accuracy, lr = self._step(batch)
-            seconds = time.perf_counter() - begun
+            lr = self.config.lr * self.schedule(progress.step, self.total_steps)
+            known = self._run(batch, lr)
+            progress.step += 1
+            progress.batch += 1
             trained += len(batch.labels)
-            self._train_seconds += seconds
-            self._epoch_seconds += seconds
-            self._epoch_images += len(batch.labels)
-            told = StepReport(
-                progress.epoch, progress.step, self.total_steps, loss, accuracy, lr,
-                len(batch.labels) / seconds,
-            )  # fmt: skip
-            self._write("step", told)
-            report(told)
+            self._account(known, report)
             if self.stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
+                self._account(self._drain(), report)
                 self._save()
                 saved = time.monotonic()
             if self.stop:
                 break
+        self._account(self._drain(), report)
         return trained
 
-    def _step(self, batch: Batch) -> tuple[float, float, float]:
-        """One step on `batch`: (mean loss, accuracy, learning rate)."""
-        config, progress, network = self.config, self.progress, self.network
-        plan = network.training[len(batch.labels)]
-        inputs = {"x": batch.images, "labels": batch.labels}
-        if network.scaled:
-            inputs["grad_scale"] = np.array([progress.loss_scale])
-        plan.feed(inputs, seed=config.seed, step=progress.step)
-        plan.run()
-        losses = self.device.to_host(plan.output("loss")).astype(np.float64)
-        loss = float(losses.mean())
-        if not math.isfinite(loss):
-            layer = diagnose.first_non_finite(network, inputs, seed=config.seed, step=progress.step)
-            raise TrainingError(
-                f"the loss is {loss} at step {progress.step} (epoch {progress.epoch + 1}); the "
-                f"first values that are not finite are those of {layer}; {self._kept()}"
-            )
-        logits = self.device.to_host(plan.output("logits"))
-        correct = int((logits.argmax(axis=1) == batch.labels).sum())
-        lr = config.lr * self.schedule(progress.step, self.total_steps)
-        if self._gradients_usable():
-            self.optimizer.update(lr, progress.step, progress.loss_scale)
-        progress.step += 1
-        progress.batch += 1
-        progress.loss_sum += float(losses.sum())
-        progress.correct += correct
-        progress.seen += len(losses)
-        return loss, correct / len(losses), lr
+    def _run(self, batch: Batch, lr: float) -> list[Outcome]:
+        try:
+            return self.steps.run(batch, self.progress, lr)
+        except StepError as error:
+            raise TrainingError(f"{error}; {self._kept()}") from None
+
+    def _drain(self) -> list[Outcome]:
+        try:
+            return self.steps.drain()
+        except StepError as error:
+            raise TrainingError(f"{error}; {self._kept()}") from None
+
+    def _account(self, outcomes: Iterable[Outcome], report: Report) -> None:
+        """Add up and tell what steps did."""
+        progress = self.progress
+        for outcome in outcomes:
+            images = len(outcome.losses)
+            progress.loss_sum += float(outcome.losses.sum())
+            progress.correct += outcome.correct
+            progress.seen += images
+            self._train_seconds += outcome.seconds
+            self._epoch_seconds += outcome.seconds
+            self._epoch_images += images
+            told = StepReport(
+                progress.epoch, outcome.step + 1, self.total_steps, outcome.loss,
+                outcome.correct / images, outcome.lr, images / outcome.seconds,
+            )  # fmt: skip
+            self._write("step", told)
+            report(told)
 
     def _kept(self) -> str:
         if self.folder.last.exists():
             return f"the last good checkpoint is {self.folder.last}"
         return "there is no earlier checkpoint"
-
-    def _gradients_usable(self) -> bool:
-        """Dynamic loss scaling (float16): skip the update and halve the scale on overflow."""
-        progress = self.progress
-        if not self.network.scaled:
-            return True
-        if not np.isfinite(self.device.to_host(self.network.parameters.gradients)).all():
-            progress.loss_scale /= 2
-            progress.good_steps = 0
-            if progress.loss_scale < 2.0**-14:
-                raise TrainingError(
-                    f"float16 gradients overflow at step {progress.step} at every loss scale; "
-                    f"use --precision bf16 or fp32; {self._kept()}"
-                )
-            return False
-        progress.good_steps += 1
-        if progress.good_steps % SCALE_GROWTH_STEPS == 0:
-            progress.loss_scale *= 2
-        return True
 
     def _source(self) -> Source:
         config = self.config

@@ -97,6 +97,7 @@ def build_graph(
     *,
     training: bool,
     dtype: str = "float32",
+    products: str = "ieee",
     label_smoothing: float = 0.0,
     scaled: bool = False,
     options: dict[str, Any] | None = None,
@@ -104,7 +105,8 @@ def build_graph(
     """The graph of a registered network for one batch size.
 
     Inputs: x [batch, H, W, C], and for training labels int32 [batch]. Outputs: logits, and for
-    training loss [batch]. `options` are the network's own (`width`).
+    training loss [batch]. `products` is `spec.Conv2d.precision`; `options` are the network's own
+    (`width`).
 
     Raises: InputError for an unknown network or option, or an image that is too small (names the
     layer).
@@ -112,7 +114,7 @@ def build_graph(
     model = get_model(arch)
     options = options or {}
     check_options(model, options)
-    b = GraphBuilder(arch, dtype=dtype, training=training)
+    b = GraphBuilder(arch, dtype=dtype, products=products, training=training)
     x = b.input("x", (batch, *input_shape))
     labels = b.input("labels", (batch,), "int32") if training else None
     logits = model.build(b, x, classes, **options)

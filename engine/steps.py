@@ -1,0 +1,254 @@
+"""Training steps: forward, backward and update, and when their results are known.
+
+On the CPU a step is done when `run` returns. On a GPU (`QueuedSteps`) it is only handed over: the
+next batch is copied in while it runs, and its losses are read a few steps later, so that neither
+waits for the other. Both make the same steps in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import diagnose
+from .checkpoint import Progress
+from .data import Batch
+from .gpu import CudaDevice
+from .network import Network
+from .optim import Optimizer
+from .runner import LR, STEP, Plan
+
+SCALE_GROWTH_STEPS = 2000  # float16: steps without overflow before the loss scale doubles
+LEAST_SCALE = 2.0**-14
+
+
+class StepError(Exception):
+    """Why training cannot go on, in one line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What step `step` (counted from 0) did: float64 losses [N], how many verdicts were right."""
+
+    step: int
+    lr: float
+    losses: np.ndarray
+    correct: int
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        """The batch's mean loss."""
+        return float(self.losses.mean())
+
+
+def make_steps(network: Network, optimizer: Optimizer, seed: int) -> HostSteps | QueuedSteps:
+    """The steps of a network on its device."""
+    kind = QueuedSteps if isinstance(network.device, CudaDevice) else HostSteps
+    return kind(network, optimizer, seed)
+
+
+def _outcome(
+    step: int, lr: float, losses: np.ndarray, logits: np.ndarray, labels: np.ndarray, begun: float
+) -> Outcome:
+    correct = int((logits.argmax(axis=1) == labels).sum())
+    return Outcome(step, lr, losses, correct, time.perf_counter() - begun)
+
+
+class HostSteps:
+    """Steps that are done when they return."""
+
+    def __init__(self, network: Network, optimizer: Optimizer, seed: int) -> None:
+        """Steps of `network`, their random numbers under `seed`."""
+        self.network, self.optimizer, self.seed = network, optimizer, seed
+        self.device = network.device
+
+    def run(self, batch: Batch, progress: Progress, lr: float) -> list[Outcome]:
+        """Make the step that `progress` stands before; its outcome.
+
+        Raises: StepError, before the update, for a loss that is not finite.
+        """
+        begun, network = time.perf_counter(), self.network
+        plan = network.training[len(batch.labels)]
+        inputs = {"x": batch.images, "labels": batch.labels}
+        if network.scaled:
+            inputs["grad_scale"] = np.array([progress.loss_scale])
+        plan.feed(inputs, seed=self.seed, step=progress.step, lr=lr)
+        plan.run()
+        losses = self.device.to_host(plan.output("loss")).astype(np.float64)
+        loss = float(losses.mean())
+        if not math.isfinite(loss):
+            layer = diagnose.first_non_finite(network, inputs, seed=self.seed, step=progress.step)
+            raise StepError(_not_finite(loss, progress.step, progress.epoch, layer))
+        logits = self.device.to_host(plan.output("logits"))
+        if self._gradients_usable(progress):
+            scale = plan.fed["grad_scale"] if network.scaled else None
+            self.optimizer.launch(plan.fed[LR], plan.fed[STEP], scale)
+        return [_outcome(progress.step, lr, losses, logits, batch.labels, begun)]
+
+    def drain(self) -> list[Outcome]:
+        """The outcomes of steps that are still under way: none."""
+        return []
+
+    def _gradients_usable(self, progress: Progress) -> bool:
+        """Dynamic loss scaling (float16): skip the update and halve the scale on overflow."""
+        if not self.network.scaled:
+            return True
+        if not np.isfinite(self.device.to_host(self.network.parameters.gradients)).all():
+            progress.loss_scale /= 2
+            progress.good_steps = 0
+            if progress.loss_scale < LEAST_SCALE:
+                raise StepError(
+                    f"float16 gradients overflow at step {progress.step} at every loss scale; "
+                    "use --precision bf16 or fp32"
+                )
+            return False
+        progress.good_steps += 1
+        if progress.good_steps % SCALE_GROWTH_STEPS == 0:
+            progress.loss_scale *= 2
+        return True
+
+
+def _not_finite(loss: float, step: int, epoch: int, layer: str) -> str:
+    return (
+        f"the loss is {loss} at step {step} (epoch {epoch + 1}); the first values that are not "
+        f"finite are those of {layer}"
+    )
+
+
+@dataclass(eq=False)
+class _Slot:
+    """Staging for one step on its way: host (pinned) and device blocks, and three marks."""
+
+    host: np.ndarray  # uint8, what feeds are written to
+    device: Any  # uint8, where they wait until the step before has let go of its inputs
+    results: np.ndarray  # uint8, pinned: losses, then logits
+    arrived: Any  # the feeds are in `device`
+    taken: Any  # and have been taken out of it
+    done: Any  # the results are in `results`
+
+
+@dataclass(frozen=True, eq=False)
+class _Pending:
+    slot: _Slot
+    plan: Plan
+    batch: Batch
+    inputs: dict[str, np.ndarray]
+    epoch: int
+    step: int
+    lr: float
+    begun: float
+
+
+class QueuedSteps:
+    """Steps on a GPU, handed over without waiting; each is one graph replay.
+
+    Forward, backward and update read all that changes from the plan's block of feeds. It arrives
+    by way of a slot: host → slot on the copy stream, while the step before runs, and slot → block
+    on the compute stream.
+    """
+
+    def __init__(self, network: Network, optimizer: Optimizer, seed: int) -> None:
+        """Steps of `network`, their random numbers under `seed`; allocates the slots."""
+        assert isinstance(network.device, CudaDevice)
+        self.network, self.optimizer, self.seed = network, optimizer, seed
+        self.device: CudaDevice = network.device
+        gpu = self.gpu = network.device.gpu
+        plans = list(network.training.values())
+        feed = max((plan.feeds.size for plan in plans), default=0)
+        result = max((_result_bytes(plan) for plan in plans), default=0)
+        self._slots = [
+            _Slot(
+                gpu.pinned(feed), self.device.empty((feed,), "uint8"), gpu.pinned(result),
+                gpu.event(), gpu.event(), gpu.event(),
+            )
+            for _ in range(self.device.slots)
+        ]  # fmt: skip
+        self._repeated = {
+            batch: self.device.repeatable(self._step_of(plan))
+            for batch, plan in network.training.items()
+        }
+        self._pending: deque[_Pending] = deque()
+        self._read = 0.0  # when the latest outcome was
+
+    def _step_of(self, plan: Plan) -> Any:
+        def step() -> None:
+            plan.run()
+            self.optimizer.launch(plan.fed[LR], plan.fed[STEP])
+
+        return step
+
+    def run(self, batch: Batch, progress: Progress, lr: float) -> list[Outcome]:
+        """Hand over the step that `progress` stands before; outcomes of earlier ones, in order.
+
+        Raises: StepError when one of them had a loss that is not finite.
+        """
+        begun, gpu = time.perf_counter(), self.gpu
+        known = [self._finish()] if len(self._pending) == len(self._slots) else []
+        slot = self._slots[progress.step % len(self._slots)]
+        plan = self.network.training[len(batch.labels)]
+        inputs = {"x": batch.images, "labels": batch.labels}
+        size = plan.feeds.size
+        views = plan.feeds.views(slot.host[:size])
+        plan.feeds.write(views, inputs, seed=self.seed, step=progress.step, lr=lr)
+        gpu.copies.wait_event(slot.taken)
+        gpu.copy(slot.device[:size], slot.host[:size], gpu.copies)
+        slot.arrived.record(gpu.copies)
+        gpu.compute.wait_event(slot.arrived)
+        gpu.copy(plan.block, slot.device[:size])
+        slot.taken.record(gpu.compute)
+        self._repeated[len(batch.labels)]()
+        for part, output in zip(_results(slot.results, plan), _outputs(plan), strict=True):
+            gpu.copy(part, output)
+        slot.done.record(gpu.compute)
+        self._pending.append(
+            _Pending(slot, plan, batch, inputs, progress.epoch, progress.step, lr, begun)
+        )
+        while self._pending and self._pending[0].slot.done.done:
+            known.append(self._finish())
+        return known
+
+    def drain(self) -> list[Outcome]:
+        """Wait for all steps under way; their outcomes. Raises: StepError."""
+        return [self._finish() for _ in range(len(self._pending))]
+
+    def _finish(self) -> Outcome:
+        """Wait for the oldest step under way; its outcome."""
+        told = self._pending.popleft()
+        told.slot.done.synchronize()
+        losses, logits = _results(told.slot.results, told.plan)
+        outcome = _outcome(
+            told.step, told.lr, losses.astype(np.float64), logits, told.batch.labels,
+            max(told.begun, self._read),
+        )  # fmt: skip
+        self._read = time.perf_counter()
+        if not math.isfinite(outcome.loss):
+            self._pending.clear()
+            layer = diagnose.first_non_finite(
+                self.network, told.inputs, seed=self.seed, step=told.step
+            )
+            raise StepError(_not_finite(outcome.loss, told.step, told.epoch, layer))
+        return outcome
+
+
+def _outputs(plan: Plan) -> tuple[Any, Any]:
+    return plan.output("loss"), plan.output("logits")
+
+
+def _result_bytes(plan: Plan) -> int:
+    return sum(array.nbytes for array in _outputs(plan))
+
+
+def _results(block: np.ndarray, plan: Plan) -> list[np.ndarray]:
+    """Losses and logits in a slot's pinned memory."""
+    found, start = [], 0
+    for output in _outputs(plan):
+        part = block[start : start + output.nbytes]
+        found.append(part.view(output.dtype).reshape(output.shape))
+        start += output.nbytes
+    return found

@@ -1,0 +1,207 @@
+"""Training on a simulated CUDA device: NumPy's kernels, queued and run late (simulated_cuda.py).
+
+Its streams interleave at random, so equal bits with the CPU mean that no wait is missing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import simulated_cuda
+
+from cnnengine.engine import device as devices
+from cnnengine.engine import gpu as gpus
+from cnnengine.engine.device import open_device
+from cnnengine.engine.errors import InputError
+from cnnengine.engine.network import Network
+from cnnengine.engine.train import EpochReport, StepReport, TrainingError
+
+from .toy import toy_splits, toy_trainer
+
+
+@pytest.fixture
+def simulated(monkeypatch):
+    monkeypatch.setitem(devices.BACKENDS, "cuda", ("simulated",))
+    return simulated_cuda.install(monkeypatch)
+
+
+def _run(trainer):
+    reports = []
+    trainer.run(reports.append)
+    steps = [(r.step, r.loss, r.accuracy, r.lr) for r in reports if isinstance(r, StepReport)]
+    epochs = [
+        (r.train_loss, r.test_loss, r.test_accuracy) for r in reports if isinstance(r, EpochReport)
+    ]
+    return steps, epochs, trainer.network.state_dict()
+
+
+@pytest.fixture
+def on_cpu(tmp_path):
+    return lambda **settings: _run(toy_trainer(tmp_path / "cpu", kernels="numpy", **settings))
+
+
+def _assert_same(actual, expected):
+    assert actual[:2] == expected[:2]
+    for name, value in expected[2].items():
+        np.testing.assert_array_equal(actual[2][name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gpu__trains_to_the_bits_of_the_cpu(tmp_path, on_cpu, simulated, seed):
+    """Three epochs, the last batch smaller, streams interleaved in three ways."""
+    simulated.random.seed(seed)
+    trainer = toy_trainer(tmp_path / "gpu", device="cuda")
+    _assert_same(_run(trainer), on_cpu())
+    assert simulated.log.count("replay") > 0
+
+
+@pytest.mark.parametrize("settings", [{"optimizer": "adamw", "lr": 0.01}, {"precision": "bf16"}])
+def test_gpu__other_settings_train_to_the_bits_of_the_cpu(tmp_path, on_cpu, simulated, settings):
+    _assert_same(_run(toy_trainer(tmp_path / "gpu", device="cuda", **settings)), on_cpu(**settings))
+
+
+def test_gpu__a_step_is_one_replay_without_allocation(tmp_path, simulated):
+    trainer = toy_trainer(tmp_path / "run", toy_splits(64), device="cuda", epochs=1)
+    seen = []
+
+    def report(told):
+        if isinstance(told, StepReport):
+            seen.append((simulated.log.count("replay"), len(simulated.allocations)))
+
+    trainer.run(report)
+    kernels = len(trainer.network.training[16].steps) + 1  # and the update
+    assert next(x for x in simulated.log if x.startswith("captured")) == f"captured {kernels}"
+    assert simulated.log.count("sgd_update") == 4
+    assert len({allocated for _, allocated in seen}) == 1
+
+
+def test_gpu__no_graph_launches_every_kernel(tmp_path, simulated, on_cpu):
+    trainer = toy_trainer(tmp_path / "gpu", device="cuda", graphs=False)
+    _assert_same(_run(trainer), on_cpu())
+    assert "replay" not in simulated.log
+
+
+def test_gpu__the_arena_is_as_large_as_planned(tmp_path, simulated):
+    trainer = toy_trainer(tmp_path / "run", device="cuda")
+    device = trainer.device
+    assert device.left() == 0
+    on_device = [size for size in simulated.allocations if size == device.arena_bytes]
+    assert len(on_device) == 1
+    assert simulated.used == device.arena_bytes
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp64"])
+def test_gpu__precisions_that_it_does_not_have(tmp_path, simulated, precision):
+    with pytest.raises(InputError, match=f"precision {precision} needs .*; cuda:0 has fp32, tf32"):
+        toy_trainer(tmp_path / "run", device="cuda", precision=precision)
+
+
+@pytest.mark.parametrize(("precision", "products"), [("fp32", "tf32x3"), ("tf32", "tf32")])
+def test_gpu__products_of_float32(tmp_path, simulated, precision, products):
+    trainer = toy_trainer(tmp_path / "run", device="cuda", precision=precision)
+    ops = [node["op"] for node, _ in trainer.network.training[16].steps if "conv2d" in node.op]
+    assert len(ops) >= 15
+    assert {op.precision for op in ops if hasattr(op, "precision")} == {products}
+
+
+def test_gpu__too_little_memory_names_the_batch_that_fits(tmp_path, simulated):
+    trainer = toy_trainer(tmp_path / "a", device="cuda", batch_size=8)
+    needed = trainer.device.arena_bytes
+    simulated.memory = simulated.used + needed + gpus.SPARE
+    toy_trainer(tmp_path / "b", device="cuda", batch_size=8)
+    simulated.memory = simulated.used + needed + gpus.SPARE - 1
+    with pytest.raises(
+        InputError, match=r"batch size 8 does not fit into cuda:0: 0\.\d\d GB needed, .*; "
+        r"--batch-size 7 fits"
+    ):  # fmt: skip
+        toy_trainer(tmp_path / "c", device="cuda", batch_size=8)
+    simulated.memory = simulated.used + gpus.SPARE
+    with pytest.raises(InputError, match="not even --batch-size 1 fits"):
+        toy_trainer(tmp_path / "c", device="cuda", batch_size=8)
+
+
+def test_gpu__that_fails_mid_run_leaves_the_last_checkpoint(tmp_path, simulated):
+    trainer = toy_trainer(tmp_path / "run", device="cuda")
+    kept = {}
+
+    def fail(told):
+        if isinstance(told, StepReport) and told.step == 7:
+            kept["last"] = trainer.folder.last.read_bytes()
+            simulated.error = simulated_cuda.CUDARuntimeError("cudaErrorECCUncorrectable: ecc")
+
+    with pytest.raises(
+        TrainingError, match=r"cuda:0 \(Simulated GPU\) failed: cudaErrorECC.*; the last good "
+        r"checkpoint is .*last.safetensors"
+    ):  # fmt: skip
+        trainer.run(fail)
+    assert trainer.folder.last.read_bytes() == kept["last"]
+    simulated.error = None
+    again = toy_trainer(tmp_path / "run", device="cuda")
+    again.resume()
+    assert again.progress.step == 5
+    assert again.run().finished
+
+
+def test_gpu__a_loss_that_is_not_finite_is_found_before_a_checkpoint(tmp_path, simulated):
+    trainer = toy_trainer(tmp_path / "run", device="cuda")
+    kept = {}
+
+    def spoil(told):
+        if isinstance(told, EpochReport) and not kept:
+            kept["last"] = trainer.folder.last.read_bytes()
+            _, view = next(iter(trainer.network.parameters))
+            trainer.device.copy_from_host(view, np.full(view.shape, np.nan))
+
+    with pytest.raises(TrainingError, match="the loss is nan at step 5 .epoch 2.; the first"):
+        trainer.run(spoil)
+    assert trainer.folder.last.read_bytes() == kept["last"]
+
+
+def test_gpu__stopped_and_resumed_on_the_cpu_and_back(tmp_path, simulated, on_cpu):
+    expected = on_cpu()
+    for place in ("cuda", "cpu", "cuda", "cuda"):
+        kernels = "numpy" if place == "cpu" else "auto"
+        trainer = toy_trainer(tmp_path / "moving", device=place, kernels=kernels)
+        trainer.resume()
+        first = trainer.progress.step
+
+        def stop(told, trainer=trainer, first=first):
+            trainer.stop = isinstance(told, StepReport) and told.step >= first + 2
+
+        trainer.run(stop)
+    trainer = toy_trainer(tmp_path / "moving", device="cuda")
+    trainer.resume()
+    trainer.run()
+    for name, value in expected[2].items():
+        np.testing.assert_array_equal(trainer.network.state_dict()[name], value, err_msg=name)
+
+
+def test_gpu__evaluation_and_logits_equal_the_cpu_s(tmp_path, simulated):
+    trained = toy_trainer(tmp_path / "run", kernels="numpy", epochs=1)
+    trained.run()
+    images = trained.network.normalise(trained.splits.test.images)
+    network = Network(trained.description, open_device("cuda"), infer_batch=6)
+    network.load(trained.network.state_dict())
+    for _ in range(2):
+        np.testing.assert_array_equal(network.logits(images), trained.network.logits(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("cuda:1", "--device cuda:1: there is no GPU 1; name one that is here: cuda:0, or use"),
+        ("cuda:x", "--device must be cuda or cuda:N, like cuda:0, not 'cuda:x'"),
+        ("cpu:0", "unknown device 'cpu:0'"),
+    ],
+)
+def test_open_device__gpu_by_number(simulated, name, told):
+    assert open_device("cuda:0").name == "cuda:0"
+    with pytest.raises(InputError, match=told):
+        open_device(name)
+
+
+def test_open_device__cuda_while_triton_interprets(simulated, monkeypatch):
+    monkeypatch.setitem(devices.BACKENDS, "cuda", ("triton",))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(InputError, match="TRITON_INTERPRET is set, which keeps Triton from"):
+        open_device("cuda")
