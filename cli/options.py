@@ -20,7 +20,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 DEVICE = click.option("--device", default=TrainConfig.device, show_default=True,
                       shell_complete=lambda *a: _among("device", *a),
-                      help="auto, cpu, cuda or interpreter.")  # fmt: skip
+                      help="auto, cpu, cuda, cuda:N or interpreter.")  # fmt: skip
 KERNELS = click.option("--kernels", default=TrainConfig.kernels, show_default=True,
                        shell_complete=lambda *a: _among("kernels", *a),
                        help="auto: the best that can run; or one backend.")  # fmt: skip
@@ -45,8 +45,9 @@ SETTINGS = {
     "image_size": "Scale images to N or HEIGHTxWIDTH pixels.",
     "skip_bad": "Leave unreadable pictures of a folder out and list them.",
     "images": "Use so many training images, and at most as many to test; 0: all.",
-    "device": "auto, cpu, cuda or interpreter.",
+    "device": "auto, cpu, cuda, cuda:N or interpreter.",
     "kernels": "auto: the best that can run; or one backend.",
+    "graph": "On a GPU, replay each step as one CUDA graph.",
     "threads": "Threads of the CPU's kernels; 0: one a core.",
 }
 

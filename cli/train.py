@@ -129,7 +129,7 @@ def _prepare(config: TrainConfig, path: Path, overwrite: bool, resumed: bool) ->
     from ..engine.train import Trainer
 
     check_options(get_model(config.arch), config.options)
-    device = open_device(config.device, config.kernels)
+    device = open_device(config.device, config.kernels, graphs=config.graph)
     use_threads(config.threads)
     folder = RunFolder(path)
     if not resumed:
@@ -149,6 +149,8 @@ def _introduce(trainer: Trainer) -> None:
         f"{config.arch} on {splits.name} ({splits.note}); {trainer.device.name}, kernels "
         f"{' and '.join(trainer.device.backends)}, {config.precision}"
     )
+    for told in trainer.notes:
+        output.warn(told)
     for declined in trainer.device.declined:
         output.warn(f"slower than it could be: {declined}")
     if trainer.device.warning:
@@ -229,6 +231,11 @@ def _facts(folder: RunFolder, summary: Summary) -> list[tuple[str, object]]:
         ("time", output.duration(summary.seconds)),
         ("peak memory", f"{summary.peak_memory_mb:.0f} MB"),
         ("memory plan", summary.memory_plan),
+        *(
+            [("GPU memory", f"{summary.device_memory_mb:.0f} MB in one arena")]
+            if summary.device_memory_mb is not None
+            else []
+        ),
         ("parameters", f"{summary.parameters:,}"),
         ("run folder", folder.path),
     ]

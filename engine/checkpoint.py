@@ -36,7 +36,8 @@ FORMAT = 1
 class Progress:
     """Where a run stands: what comes next, and the sums of the epoch under way.
 
-    `metrics_bytes` is the length of metrics.jsonl that belongs to this point.
+    `metrics_bytes` is the length of metrics.jsonl that belongs to this point; `place` the device
+    and the kernels that got there.
     """
 
     epoch: int = 0
@@ -49,6 +50,7 @@ class Progress:
     metrics_bytes: int = 0
     loss_scale: float = 1.0
     good_steps: int = 0
+    place: str = ""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ class TrainConfig:
     images: int = 0  # 0: all
     device: str = "auto"
     kernels: str = "auto"
+    graph: bool = True
     threads: int = 0  # 0: one a core
 
     def check(self) -> None:
@@ -60,7 +61,7 @@ class TrainConfig:
                 )
 
 
-RESUME_MAY_CHANGE = ("epochs", "device", "kernels", "threads")  # how long, and how fast
+RESUME_MAY_CHANGE = ("epochs", "device", "kernels", "graph", "threads")  # how long, and how fast
 
 _KINDS = {f.name: dict if f.name == "options" else type(f.default) for f in fields(TrainConfig)}
 _WORDS = {

@@ -54,6 +54,12 @@ class Device:
     precisions: tuple[str, ...] = ("fp32", "fp16", "bf16", "fp64")
     products: str = "ieee"  # how float32 products are formed unless the user asks for less
     slots: int = 0  # training steps that are on their way at once
+    arena_bytes: int = 0  # allocated by `reserve`, if it allocates
+
+    @property
+    def place(self) -> str:
+        """What decides the last bits of a result: the kind of device and its kernels."""
+        return f"{self.name.partition(':')[0]} ({', '.join(self.backends)})"
 
     def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
         """An array with arbitrary content, 64-byte aligned."""

@@ -32,7 +32,6 @@ class CudaDevice(Device):
         )  # fmt: skip
         self.gpu = gpu
         self.graphs = graphs
-        self.arena_bytes = 0  # of all arenas that were reserved
         self._arena: Any = None
         self._taken = 0
 

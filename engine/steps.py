@@ -123,14 +123,13 @@ def _not_finite(loss: float, step: int, epoch: int, layer: str) -> str:
 
 @dataclass(eq=False)
 class _Slot:
-    """Staging for one step on its way: host (pinned) and device blocks, and three marks."""
+    """Staging for one step on its way: host (pinned) and device blocks, and two marks."""
 
     host: np.ndarray  # uint8, what feeds are written to
-    device: Any  # uint8, where they wait until the step before has let go of its inputs
+    device: Any  # uint8, where they wait until the step before is done with the plan's block
     results: np.ndarray  # uint8, pinned: losses, then logits
     arrived: Any  # the feeds are in `device`
-    taken: Any  # and have been taken out of it
-    done: Any  # the results are in `results`
+    done: Any  # the results are in `results`, and the slot is free again
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +164,7 @@ class QueuedSteps:
         self._slots = [
             _Slot(
                 gpu.pinned(feed), self.device.empty((feed,), "uint8"), gpu.pinned(result),
-                gpu.event(), gpu.event(), gpu.event(),
+                gpu.event(), gpu.event(),
             )
             for _ in range(self.device.slots)
         ]  # fmt: skip
@@ -196,12 +195,10 @@ class QueuedSteps:
         size = plan.feeds.size
         views = plan.feeds.views(slot.host[:size])
         plan.feeds.write(views, inputs, seed=self.seed, step=progress.step, lr=lr)
-        gpu.copies.wait_event(slot.taken)
         gpu.copy(slot.device[:size], slot.host[:size], gpu.copies)
         slot.arrived.record(gpu.copies)
         gpu.compute.wait_event(slot.arrived)
         gpu.copy(plan.block, slot.device[:size])
-        slot.taken.record(gpu.compute)
         self._repeated[len(batch.labels)]()
         for part, output in zip(_results(slot.results, plan), _outputs(plan), strict=True):
             gpu.copy(part, output)

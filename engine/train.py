@@ -76,6 +76,7 @@ class Summary:
     images_per_second: float
     peak_memory_mb: float
     memory_plan: str
+    device_memory_mb: float | None  # of a GPU's arena
 
 
 Report = Callable[[StepReport | EpochReport], None]
@@ -114,7 +115,10 @@ class Trainer:
         self.steps = make_steps(self.network, self.optimizer, config.seed)
         with device.session():
             self.network.initialise(config.seed)
-        self.progress = Progress(loss_scale=FIRST_SCALE if self.network.scaled else 1.0)
+        self.progress = Progress(
+            loss_scale=FIRST_SCALE if self.network.scaled else 1.0, place=device.place
+        )
+        self.notes: list[str] = []  # for people, about the run as a whole
         self.stop = False  # set from outside: finish the step, save, return
         self.evaluation: Evaluation | None = None  # of the test images, after the latest epoch
 
@@ -131,6 +135,13 @@ class Trainer:
         if loaded is None:
             return
         tensors, self.progress = loaded
+        place, before = self.device.place, self.progress.place
+        if before and before != place:
+            self.notes.append(
+                f"the run was on {before} before and goes on on {place}: its bits may now differ "
+                "from those of a run that stayed"
+            )
+        self.progress.place = place
         begun = self.progress.epoch + (self.progress.batch > 0)
         if self.config.epochs < begun:
             raise InputError(
@@ -170,6 +181,7 @@ class Trainer:
             images_per_second=trained / self._train_seconds if trained else 0.0,
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             memory_plan=str(self.network.training[self.config.batch_size].memory),
+            device_memory_mb=self.device.arena_bytes / 1e6 if self.device.arena_bytes else None,
         )  # fmt: skip
 
     def _epochs(self, report: Report) -> int:
@@ -270,7 +282,7 @@ class Trainer:
         is_best = test.accuracy > progress.best_accuracy
         self.progress = progress = Progress(
             epoch=progress.epoch + 1, step=progress.step, loss_scale=progress.loss_scale,
-            good_steps=progress.good_steps,
+            good_steps=progress.good_steps, place=progress.place,
             best_accuracy=max(test.accuracy, progress.best_accuracy),
         )  # fmt: skip
         # The model first: if we are killed between the two, the resumed run writes it again.

@@ -76,7 +76,7 @@ def test_gpu__a_step_is_one_replay_without_allocation(tmp_path, simulated):
 
 
 def test_gpu__no_graph_launches_every_kernel(tmp_path, simulated, on_cpu):
-    trainer = toy_trainer(tmp_path / "gpu", device="cuda", graphs=False)
+    trainer = toy_trainer(tmp_path / "gpu", device="cuda", graph=False)
     _assert_same(_run(trainer), on_cpu())
     assert "replay" not in simulated.log
 
@@ -158,12 +158,15 @@ def test_gpu__a_loss_that_is_not_finite_is_found_before_a_checkpoint(tmp_path, s
 
 
 def test_gpu__stopped_and_resumed_on_the_cpu_and_back(tmp_path, simulated, on_cpu):
-    expected = on_cpu()
+    expected, places = on_cpu(), []
     for place in ("cuda", "cpu", "cuda", "cuda"):
         kernels = "numpy" if place == "cpu" else "auto"
         trainer = toy_trainer(tmp_path / "moving", device=place, kernels=kernels)
         trainer.resume()
         first = trainer.progress.step
+        moved = first > 0 and places[-1] != place
+        assert [n.startswith("the run was on c") for n in trainer.notes] == [True] * moved
+        places.append(place)
 
         def stop(told, trainer=trainer, first=first):
             trainer.stop = isinstance(told, StepReport) and told.step >= first + 2

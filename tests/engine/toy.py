@@ -34,11 +34,11 @@ def toy_config(**changes):
     return TrainConfig(**{**settings, **changes})
 
 
-def toy_trainer(folder, splits=None, graphs=True, **changes):
+def toy_trainer(folder, splits=None, **changes):
     """A trainer with a fresh or existing run folder."""
     config = toy_config(**changes)
     run = RunFolder(folder)
     if not folder.exists():
         run.create()
-    device = open_device(config.device, config.kernels, graphs=graphs)
+    device = open_device(config.device, config.kernels, graphs=config.graph)
     return Trainer(config, splits or toy_splits(), device, run)
