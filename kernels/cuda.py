@@ -182,7 +182,7 @@ class Gpu:
 
 
 def _on_host(array: Any) -> bool:
-    return not hasattr(array, "__cuda_array_interface__")
+    return not hasattr(type(array), "__cuda_array_interface__")
 
 
 def _address(array: Any) -> int:

@@ -137,7 +137,7 @@ def usable(function: str, **arrays: Any) -> None:
                 f"{function}: backend triton computes in float32, float16 and bfloat16, "
                 f"{name} is float64; use backend numpy"
             )
-        on_host = not hasattr(array, "__cuda_array_interface__")
+        on_host = not hasattr(type(array), "__cuda_array_interface__")
         if on_host != interpreted():
             here, there = ("host", "GPU") if interpreted() else ("GPU", "host")
             raise UnsupportedError(
@@ -291,7 +291,9 @@ def add_in_order(parts: Any, out: Any, terms: int, scale: float = 1.0) -> None:
 
 
 def scratch(workspace: Any, count: int) -> Any:
-    """The first `count` float32 of a uint8 workspace; memory of its own for None."""
+    """The first `count` float32 of a uint8 workspace, or memory of its own; None for no count."""
+    if count == 0:
+        return None
     if workspace is not None:
         return workspace[: 4 * count].view("float32")
     if interpreted():
