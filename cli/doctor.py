@@ -48,6 +48,7 @@ def examine() -> Iterator[Finding]:
     yield Finding("vectors", "ok", f"{cpu.level or 'unknown'}: {' '.join(cpu.flags)}")
     yield from _blas(cpu)
     yield from _backends()
+    yield from _devices()
     driver = hardware.nvidia_driver()
     yield from _gpu(driver)
     extra = "cuda13" if isinstance(driver, hardware.Driver) and driver.cuda >= (13, 0) else "cuda12"
@@ -79,6 +80,21 @@ def _backends() -> Iterator[Finding]:
         else:
             found, _, mend = reason.partition("; ")
             yield Finding(what, "missing", found, mend)
+
+
+def _devices() -> Iterator[Finding]:
+    """Which devices `--device` can name here."""
+    from ..engine.device import BACKENDS
+    from ..kernels import cuda
+
+    yield Finding("device: cpu", "ok", f"kernels {', '.join(BACKENDS['cpu'])}")
+    reason = cuda.missing(0)
+    if reason is None:
+        yield Finding("device: cuda", "ok", f"kernels {', '.join(BACKENDS['cuda'])}; train with "
+                      "--device cuda")  # fmt: skip
+    else:
+        found, _, mend = reason.partition("; ")
+        yield Finding("device: cuda", "missing", found, mend)
 
 
 def _gpu(driver: Any) -> Iterator[Finding]:

@@ -18,14 +18,15 @@ import ml_dtypes
 import numpy as np
 
 from ..kernels import cuda, registry, triton
+from ..kernels.cupy import launch as cupy_launch
 from ..kernels.numpy import threads
 from .errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "interpreter")
 BACKENDS = {  # of each device, best first: the first that supports a call gets it
     "cpu": ("native", "numpy"),
-    "cuda": ("triton",),
-    "interpreter": ("triton",),
+    "cuda": ("triton", "cupy"),
+    "interpreter": ("triton", "cupy"),  # auto: the first; CUDA C++ runs in a simulator
 }
 PARTIAL = ("native",)  # has not the whole contract, so it cannot be the only one
 KERNELS = tuple(dict.fromkeys(
@@ -136,10 +137,7 @@ def open_device(name: str = "auto", kernels: str = "auto", *, graphs: bool = Tru
     place = "cpu" if place == "auto" else place
     wanted = _backends(place, kernels)
     if place == "interpreter":
-        if (reason := triton.interpret()) is not None:
-            raise InputError(f"--device interpreter: {reason}")
-        # no tf32: the interpreter forms every product in float32
-        return Device(place, wanted, warning=SLOW, precisions=("fp32", "fp16", "bf16"))
+        return _interpreter(wanted[0])
     if place == "cuda":
         _check_gpu(name, int(number or 0), wanted)
     missing = {name: registry.missing(name) for name in wanted}
@@ -154,6 +152,17 @@ def open_device(name: str = "auto", kernels: str = "auto", *, graphs: bool = Tru
     return CudaDevice(cuda.Gpu(int(number or 0)), usable, declined, graphs=graphs)
 
 
+def _interpreter(backend: str) -> Device:
+    """Host arrays, and one GPU backend in what runs it on a CPU. Raises: InputError."""
+    if backend == "cupy":
+        cupy_launch.simulate()
+    reason = triton.interpret() if backend == "triton" else registry.missing(backend)
+    if reason is not None:
+        raise InputError(f"--device interpreter: {reason}")
+    # no tf32: products are formed in float32
+    return Device("interpreter", (backend,), warning=SLOW, precisions=("fp32", "fp16", "bf16"))
+
+
 def _check_gpu(name: str, index: int, backends: tuple[str, ...]) -> None:
     """Raises: InputError when GPU `index` cannot be used."""
     if (reason := cuda.missing(index)) is not None:
@@ -162,6 +171,8 @@ def _check_gpu(name: str, index: int, backends: tuple[str, ...]) -> None:
         raise InputError(
             f"--device {name}: TRITON_INTERPRET is set, which keeps Triton from the GPU; unset it"
         )
+    if "cupy" in backends and cupy_launch.simulated():
+        raise InputError(f"--device {name}: this process runs CUDA C++ in the simulator already")
 
 
 def _backends(place: str, kernels: str) -> tuple[str, ...]:

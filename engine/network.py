@@ -128,6 +128,7 @@ class Network:
         plans = {key: Plan(program, self.storage) for key, program in programs.items()}
         self.training = {batch: plan for (training, batch), plan in plans.items() if training}
         self.inference = next((plan for (training, _), plan in plans.items() if not training), None)
+        self._infer = device.repeatable(self.inference.run) if self.inference else None
 
     def _compiled(
         self, infer_batch: int, train_batches: Sequence[int]
@@ -221,6 +222,7 @@ class Network:
         The last batch is filled up with zeros.
         """
         assert self.inference is not None, "compiled without infer_batch"
+        assert self._infer is not None
         plan = self.inference
         batch = plan.graph.inputs[0].shape[0]
         results = np.empty((len(images), len(self.description.classes)), np.float32)
@@ -230,7 +232,7 @@ class Network:
             filled[: len(part)] = part
             filled[len(part) :] = 0
             plan.feed({"x": filled})
-            plan.run()
+            self._infer()
             logits = self.device.to_host(plan.output("logits"))
             results[start : start + len(part)] = logits[: len(part)].astype(np.float32)
         return results

@@ -250,6 +250,7 @@ class Backend:
         self.device = device
         self.numpy = registry.load("numpy")
         self.supports, self.choose = self.numpy.supports, self.numpy.choose
+        self.borders = False
 
     def session(self) -> Any:
         return contextlib.nullcontext()

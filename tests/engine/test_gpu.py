@@ -5,6 +5,11 @@ Its streams interleave at random, so equal bits with the CPU mean that no wait i
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import simulated_cuda
@@ -185,8 +190,8 @@ def test_gpu__evaluation_and_logits_equal_the_cpu_s(tmp_path, simulated):
     images = trained.network.normalise(trained.splits.test.images)
     network = Network(trained.description, open_device("cuda"), infer_batch=6)
     network.load(trained.network.state_dict())
-    for _ in range(2):
-        np.testing.assert_array_equal(network.logits(images), trained.network.logits(images))
+    np.testing.assert_array_equal(network.logits(images), trained.network.logits(images))
+    assert simulated.log.count("replay") == 3  # of four batches
 
 
 @pytest.mark.parametrize(
@@ -201,6 +206,52 @@ def test_open_device__gpu_by_number(simulated, name, told):
     assert open_device("cuda:0").name == "cuda:0"
     with pytest.raises(InputError, match=told):
         open_device(name)
+
+
+CUPY_PLAN = """
+import numpy, cupy
+from cnnengine.engine.gpu import CudaDevice
+from cnnengine.engine.network import Description, Network
+from cnnengine.engine.optim import Optimizer
+from cnnengine.engine.runner import LR, STEP
+from cnnengine.kernels import cuda, registry
+from cnnengine.kernels.triton import gpu as triton_gpu
+
+class Host(cuda.Gpu):  # memory of the host that CuPy takes for a GPU's
+    index, name = 0, "host"
+    def __init__(self): pass
+    def memory(self): return 1 << 40, 1 << 40
+    def fill(self, array, byte): pass
+    def empty(self, shape, dtype):
+        raw = numpy.zeros(numpy.prod(shape, dtype=int) * dtype.itemsize + 256, numpy.uint8)
+        start = raw.ctypes.data + -raw.ctypes.data % 256
+        memory = cupy.cuda.UnownedMemory(start, raw.size - 256, raw, 0)
+        return cupy.ndarray(tuple(shape), dtype, cupy.cuda.MemoryPointer(memory, 0))
+
+def refuse(*_): raise AssertionError("allocated while running")
+registry.missing = lambda name: None
+told = Description("vgg-small", (28, 28, 1), ("a", "b"), (0.5,), (0.5,), "bf16")
+with triton_gpu.recorded(132, 90) as launches:
+    network = Network(told, CudaDevice(Host(), ("triton",)), infer_batch=8, train_batches=(32,))
+    optimizer = Optimizer("adamw", network.parameters, weight_decay=1e-4)
+    cupy.empty = Host.empty = refuse
+    plan = network.training[32]
+    plan.run()
+    optimizer.launch(plan.fed[LR], plan.fed[STEP])
+    network.inference.run()
+print(len(launches) >= len(plan.steps) + len(network.inference.steps) + 1)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_plan__triton_takes_cupy_s_arrays_and_allocates_nothing():
+    """On CuPy's real arrays, as views of one arena, up to the launch itself."""
+    done = subprocess.run(
+        [sys.executable, "-c", CUPY_PLAN], capture_output=True, text=True, check=False,
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+    )  # fmt: skip
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_open_device__cuda_while_triton_interprets(simulated, monkeypatch):

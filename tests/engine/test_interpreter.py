@@ -65,9 +65,9 @@ def test_open_device__interpreter_runs_the_gpu_s_kernels_on_host_arrays():
 @pytest.mark.parametrize(
     ("device", "kernels", "told"),
     [
-        ("cpu", "triton", "--kernels triton: not on device cpu; use --device interpreter"),
+        ("cpu", "triton", "--kernels triton: not on device cpu; use --device cuda or interpreter"),
         ("interpreter", "numpy", "--kernels numpy: not on device interpreter; use --device cpu"),
-        ("cpu", "native", "unknown kernels 'native'; known: auto, numpy, triton"),
+        ("cpu", "native", "unknown kernels 'native'; known: auto, numpy, triton, cupy"),
     ],
 )
 def test_open_device__kernels_of_another_device(device, kernels, told):
