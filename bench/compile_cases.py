@@ -107,6 +107,8 @@ def convolutions(array: Make) -> Iterator[Case]:
         layer(28, 128, 128, dilation=2, name="3x3 dilated"),
         layer(28, 128, 128, groups=4, name="3x3 in 4 groups"),
         layer(28, 13, 17, name="3x3 odd channels"),
+        layer(73, 80, 192, padding=0, name="inception 3x3"),
+        layer(17, 160, 160, (1, 7), name="inception 1x7"),
     ):
         yield from layer_calls(array, found, "bfloat16")
     for network in NETWORKS:

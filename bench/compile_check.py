@@ -35,6 +35,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from ..engine.errors import InputError
 from ..kernels import registry, tiling
 from ..kernels import triton as triton_kernels
+from ..kernels.numpy import threads
 from ..kernels.spec import directions
 from ..kernels.triton import interpreted, tiles
 from ..kernels.triton.gpu import Launch, recorded
@@ -44,7 +45,7 @@ from . import compile_cases, ratchet
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 PROCESSORS = {80: 108, 86: 82, 89: 128, 90: 132, 100: 148}  # A100, 3090, 4090, H100, B200
 WHOLE = (80, 90)  # the others compile the products of `compile_cases.FEW`, where their code differs
-WORKERS, PARTS = 2, 6  # processes, and shares of an architecture's launches
+MOST_WORKERS, PARTS = 8, 6  # processes, and shares of an architecture's launches
 NAMES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "i8", "uint8": "u8"}
 NAMES |= {"int32": "i32", "int64": "i64", "uint32": "u32"}
 MMA = ("HGMMA", "HMMA", "UTCHMMA", "UTCQMMA")
@@ -59,7 +60,8 @@ class DeviceArray(np.ndarray):
     __cuda_array_interface__ = None
 
 
-def _array(dtype: str, *shape: int) -> DeviceArray:
+def device_array(dtype: str, *shape: int) -> DeviceArray:
+    """An array of that element type and shape, at a multiple of 16 bytes."""
     kind = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
     size = int(np.prod(shape))
     start = np.empty(size * kind.itemsize + 16, np.uint8)
@@ -74,8 +76,8 @@ def _cases(architecture: int) -> Iterator[compile_cases.Case]:
     if wrong:
         raise InputError(f"{file}: {wrong[0]}")
     for entry in entries:
-        yield from compile_cases.problem_calls(_array, entry.problem)
-    yield from compile_cases.cases(_array, architecture)
+        yield from compile_cases.problem_calls(device_array, entry.problem)
+    yield from compile_cases.cases(device_array, architecture)
 
 
 def launches(architecture: int) -> Iterator[tuple[str, Launch]]:
@@ -91,7 +93,7 @@ def launches(architecture: int) -> Iterator[tuple[str, Launch]]:
             chosen: dict[str, Any] = {}
             if "config" in directions(function):
                 config = backend.choose(function, arguments)
-                workspace = _array("uint8", config.workspace_bytes)
+                workspace = device_array("uint8", config.workspace_bytes)
                 chosen = {"workspace": workspace, "config": config}
             backend.function(function)(**arguments, **chosen)
         for position, launch in enumerate(made, 1):
@@ -102,11 +104,18 @@ def launches(architecture: int) -> Iterator[tuple[str, Launch]]:
 
 
 def _kind(launch: Launch) -> str:
-    """What the compiled code depends on, but for the extents of a layer."""
+    """What the compiled code depends on, but for the extents of a layer.
+
+    Of these count whether they are multiples of the blocks and of what one load takes, and
+    whether a filter has one tap or several.
+    """
     signature, constants, attributes = _specialised(launch)
+    blocks = [v for name, v in sorted(constants.items()) if name.startswith("BLOCK_")]
     for name in set(EXTENTS) & set(launch.constants):
-        extent, block = constants.pop(name), 256 if name in ("C", "K") else 1
-        constants[f"{name} kind"] = (extent > 0, extent > 1, math.gcd(extent, block))
+        extent = constants.pop(name)
+        constants[f"{name} kind"] = (extent > 0, extent > 1)
+        if name in ("C", "K"):
+            constants[f"{name} kind"] = math.gcd(extent, 16), [extent % b == 0 for b in blocks]
     told = (launch.kernel.__name__, signature, sorted(constants.items()), attributes)
     return f"{told} {launch.warps} {launch.stages}"
 
@@ -241,7 +250,7 @@ def table(quick: bool = False) -> tuple[dict[str, dict[str, dict[str, int]]], li
         add(share, compiled(share))
     else:
         shares = [(a, False, part, PARTS) for a in PROCESSORS for part in range(PARTS)]
-        with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
+        with ProcessPoolExecutor(min(threads.cores(), MOST_WORKERS), get_context("spawn")) as pool:
             for share, made in zip(shares, pool.map(compiled, shares), strict=True):
                 add(share, made)
     return rows, broken + ratchet.spills(rows)

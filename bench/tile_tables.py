@@ -113,3 +113,20 @@ def export(file: Path, machine: Machine, backend: str, impossible: Impossible) -
     made = sorted(map(_plain, [*kept, *mine.values()]), key=lambda e: json.dumps(e))
     _write(file, [*others, *made])
     return len(others) + len(made)
+
+
+def replace_modelled(architecture: int, made: Sequence[Entry]) -> int:
+    """Put modelled entries into the committed table in place of all older ones.
+
+    Problems that were measured keep what was measured. Returns the number of entries. Raises:
+    InputError.
+    """
+    file = tiling.committed_folder() / tiling.table_name(architecture)
+    try:
+        kept = [e for e in _entries(file) if e["provenance"]["kind"] != "modelled"]
+    except ValueError as error:
+        raise InputError(f"{file}: {error}") from None
+    measured = [{name: entry[name] for name in _KEY} for entry in kept]
+    new = [e for e in map(_plain, made) if {name: e[name] for name in _KEY} not in measured]
+    _write(file, [*kept, *new])
+    return len(kept) + len(new)

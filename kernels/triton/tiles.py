@@ -110,7 +110,7 @@ def shared_bytes(tile: Tile, dtype: str) -> int:
 
 
 @functools.cache
-def _most_shared(architecture: int) -> int:
+def most_shared(architecture: int) -> int:
     """Bytes of shared memory that one program can have."""
     return KIB * SHARED[max((a for a in SHARED if a <= architecture), default=min(SHARED))]
 
@@ -133,7 +133,7 @@ def impossible(architecture: int, tile: Mapping[str, Any], dtype: str) -> str | 
         return "more than 16 warps, 8 stages or 64 rows of tiles in a group"
     if made.rows * made.columns > SUMS * 32 * made.warps:
         return f"{made.warps} warps hold no {made.rows} x {made.columns} sums in registers"
-    if shared_bytes(made, dtype) > (most := _most_shared(architecture)):
+    if shared_bytes(made, dtype) > (most := most_shared(architecture)):
         return f"it takes {shared_bytes(made, dtype)} bytes of shared memory, more than {most}"
     return None
 
