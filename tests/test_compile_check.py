@@ -129,7 +129,7 @@ def test_main__quick_finds_nothing_worse():
     command = [sys.executable, "-m", "cnnengine.bench.compile_check", "--quick"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "launches: none worse" in done.stdout
+    assert "4 launches: none worse" in done.stdout
 
 
 def test_main__compiles_nothing_in_the_interpreter(capsys):
