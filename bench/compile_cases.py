@@ -80,7 +80,7 @@ def _bordered(array: Make) -> Iterator[Case]:
 def problem_calls(array: Make, problem: Problem) -> Iterator[Case]:
     """The calls, one and perhaps none, of a problem of a tile table."""
     x, w, dtype = problem.x, problem.w, problem.dtype
-    told = f"table {'x'.join(map(str, x))} {'x'.join(map(str, w))}"
+    told = f"table {problem.algorithm} {'x'.join(map(str, x))} {'x'.join(map(str, w))}"
     if problem.op is None:
         found = dense_calls(array, f"{told} {dtype}", dtype, (x[0], x[1], w[0]))
     else:
