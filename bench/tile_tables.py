@@ -70,9 +70,13 @@ def keep(entry: Entry, machine: Machine) -> None:
     Raises: InputError.
     """
     file, made = user_file(machine), _plain(entry)
+    try:
+        entries = _entries(file)
+    except ValueError as error:
+        raise InputError(f"{file}: {error}; run again to put it aside") from None
     others = [
         old
-        for old in _entries(file)
+        for old in entries
         if not (
             isinstance(old, dict)
             and all(old.get(name) == made[name] for name in made if name in _KEY)

@@ -160,6 +160,17 @@ def test_clear_damaged__puts_the_table_aside_and_tells(bench):
         assert (file.parent / "sm_90.json.damaged").read_text() == content
 
 
+def test_run__does_not_overwrite_a_table_that_was_damaged_meanwhile(quick):
+    def damage(call):
+        tiling.user_folder().mkdir(exist_ok=True)
+        tile_tables.user_file(H100).write_text("{")
+        return 1.0
+
+    with pytest.raises(InputError, match="sm_90.json: it is damaged .*; run again"):
+        list(tune.run(tasks(), replace(quick, watch=damage), 10))
+    assert tile_tables.user_file(H100).read_text() == "{"
+
+
 def test_export__joins_the_repository_s_entries_and_mine(quick, tmp_path):
     rows = list(tune.run(tasks(), quick, 10))
     made = entries()
