@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import cupy  # type: ignore[import-not-found]
+from .cuda import cupy
 
 COLD_BYTES = 256 * 2**20
 
@@ -18,14 +18,14 @@ class Stopwatch:
 
     def __init__(self) -> None:
         """Allocate the buffer that empties the cache."""
-        self._cold = cupy.empty(COLD_BYTES, "uint8")
+        self._cold = cupy().empty(COLD_BYTES, "uint8")
 
     def __call__(self, call: Callable[[], object]) -> float:
         """Microseconds from the call's first work on the GPU to its last."""
-        begun, ended = cupy.cuda.Event(), cupy.cuda.Event()
+        begun, ended = cupy().cuda.Event(), cupy().cuda.Event()
         self._cold.fill(0)
         begun.record()
         call()
         ended.record()
         ended.synchronize()
-        return 1000 * cupy.cuda.get_elapsed_time(begun, ended)
+        return 1000 * cupy().cuda.get_elapsed_time(begun, ended)
