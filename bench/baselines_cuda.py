@@ -26,7 +26,14 @@ import torch
 from torch.nn import functional as F  # noqa: N812  (its name everywhere)
 
 from . import torch_ops
-from .baselines import backward_call, forward_call, max_pool_call, tensors, to_host
+from .baselines import (
+    backward_call,
+    forward_call,
+    max_pool_call,
+    plain_way,
+    tensors,
+    to_host,
+)
 from .gpu import Replay
 from .work import Work
 
@@ -81,6 +88,11 @@ def product(kind: str, size: int, place: str = "cuda") -> Iterator[Call]:
         yield lambda: a @ b
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def float64(work: Work, place: str = "cuda") -> np.ndarray:
+    """The work of a float64 part by torch on the GPU, which has the time for it."""
+    return to_host(plain_way(work, channels_last=False, place=place).call())
 
 
 def cuda_ways(

@@ -97,11 +97,13 @@ def our_ways(work: Work, backends: Sequence[str]) -> tuple[list[OurWay], list[st
 
 
 def measure_work(
-    work: Work, device: Device, *, seconds: float, rounds: int | None, against: bool
-) -> dict[str, Any]:
+    work: Work, device: Device, *, seconds: float, rounds: int | None, against: bool,
+    compiled: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """The row of one pass: checks, and if all hold, timings of every way.
 
-    A way of the other side that cannot do the work here is told in `declined`.
+    `compiled` False leaves torch.compile out, which a GPU's row has and a CPU's has not. A way of
+    the other side that cannot do the work here is told in `declined`.
     """
     ours, declined = our_ways(work, device.backends)
     candidates = [Candidate(way.name, way, way.session) for way in ours]
@@ -194,18 +196,28 @@ def compared(timings: Mapping[str, Timing], ours: Sequence[str]) -> dict[str, An
 def run(
     suite: Suite, layers: Sequence[Layer], passes: Sequence[str], device: Device, *,
     batches: Sequence[int], precisions: Sequence[str] = ("fp32",), seconds: float,
-    rounds: int | None, against: bool, ceilings: Ceilings | None = None,
+    rounds: int | None, against: bool, compiled: bool = True, ceilings: Ceilings | None = None,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """The rows of a suite, one at a time; a layer without a pool has no rows for pooling."""
-    one = measure_work
-    if device.name.startswith("cuda"):
-        from .kernels_cuda import measure_work as one
     for layer, batch, name, precision in product(layers, batches, passes, precisions):
         work = works.make(layer, name, batch, precision)
         if work is None:
             continue
-        row = one(work, device, seconds=seconds, rounds=rounds, against=against)
-        row["key"] = f"{suite.name}/{row['key']}"
-        if ceilings is not None:
-            add_shares(row, ceilings, work.kind)
-        yield row
+        yield measure_row(
+            suite.name, work, device, seconds=seconds, rounds=rounds, against=against,
+            compiled=compiled, ceilings=ceilings,
+        )  # fmt: skip
+
+
+def measure_row(
+    suite: str, work: Work, device: Device, *, ceilings: Ceilings | None = None, **told: Any
+) -> dict[str, Any]:
+    """The row of one pass of a suite on its device, with its share of the roofline."""
+    one = measure_work
+    if device.name.startswith("cuda"):
+        from .kernels_cuda import measure_work as one
+    row = one(work, device, **told)
+    row["key"] = f"{suite}/{row['key']}"
+    if ceilings is not None:
+        add_shares(row, ceilings, work.kind)
+    return row

@@ -15,9 +15,12 @@ from .work import Work
 
 
 def measure_work(
-    work: Work, device: Device, *, seconds: float, rounds: int | None, against: bool
-) -> dict[str, Any]:
+    work: Work, device: Device, *, seconds: float, rounds: int | None, against: bool,
+    compiled: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """The row of one pass; as `kernels.measure_work`, with launch times, clocks and power."""
+    if against:
+        from . import baselines_cuda
     gpu: Any = device.gpu  # type: ignore[attr-defined]
     timer = GpuTimer(gpu)
     count = timer.sets_for(work.bytes)
@@ -26,17 +29,15 @@ def measure_work(
         rings, results, declined = _ours(work, device, timer, count)
         ours = [ring.name for ring in rings]
         if against:
-            from . import baselines_cuda
-
             stack.enter_context(baselines_cuda.settings(work))
             stream = stack.enter_context(baselines_cuda.on_stream(gpu.compute.ptr, gpu.index))
-            ways, told = baselines_cuda.cuda_ways(work, count)
+            ways, told = baselines_cuda.cuda_ways(work, count, compiled=compiled)
             declined += told
             for way in ways:
                 results[way.name] = way.host(way.calls[0]())
                 capture = functools.partial(baselines_cuda.capture, stream)
                 rings.append(Ring(way.name, way.calls, capture))
-        checks = works.check(work, results, float64)
+        checks = works.check(work, results, baselines_cuda.float64 if against else float64)
         row = row_of(work, checks, declined)
         if not all(told.ok for told in checks.values()):
             return row

@@ -119,16 +119,17 @@ def our_answers(side: OurSide, modes: tuple[str, ...]) -> Answers:
     """What is compared: logits, losses, gradients, and the parameters' change in one update."""
     answers: Answers = {}
     with side.device.session():
+        host = side.device.to_host
         if "infer" in modes:
             answers[INFERENCE] = np.array(side.infer())
         if "train" in modes:
             side.train()
             plan = side.network.training[side.setting.batch]
-            answers["logits"] = np.array(plan.output("logits"))
-            answers["loss"] = np.array(plan.output("loss"))
+            answers["logits"] = host(plan.output("logits"))
+            answers["loss"] = host(plan.output("loss"))
             trained = [p.value.name for p in plan.graph.params if p.trainable]
             for name in trained:
-                answers[f"gradient of {name}"] = np.array(side.network.parameters.gradient(name))
+                answers[f"gradient of {name}"] = host(side.network.parameters.gradient(name))
             after = side.network.parameters.state_dict()
             for name in trained:
                 answers[f"update of {name}"] = after[name] - side.setting.weights[name]
@@ -208,7 +209,10 @@ def run(
         if against:
             from .torch_side import torch_candidates
 
-            more, excuses = torch_candidates(setting, mode, compiled=compiled, note=note)
+            place = "cuda" if device.name.startswith("cuda") else "cpu"
+            more, excuses = torch_candidates(
+                setting, mode, compiled=compiled, note=note, place=place
+            )
             candidates += more
             row["failed"] += excuses
             if excuses:

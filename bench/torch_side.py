@@ -1,11 +1,13 @@
 """The other side of a network's row: its torch twin, in each of the ways in which people run it.
 
-contiguous, channels_last, and torch.compile (default mode, channels_last; for inference with
-freezing, so that filters are packed once). The update is torch's fused SGD.
+contiguous, channels_last, and torch.compile (channels_last; on a CPU in the default mode, for
+inference with freezing, so that filters are packed once; on a GPU with max-autotune, which replays
+CUDA graphs). The update is torch's fused SGD.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +26,11 @@ WAYS = ("contiguous", "channels_last", "compile")
 class TorchSide:
     """The twin of a setting's network with its optimizer, on the setting's batch."""
 
-    def __init__(self, setting: Setting, mode: str, way: str, *, given_masks: bool = False) -> None:
-        """Build the twin, load the weights; `way` is one of `WAYS`."""
+    def __init__(
+        self, setting: Setting, mode: str, way: str, *, given_masks: bool = False,
+        place: str = "cpu",
+    ) -> None:  # fmt: skip
+        """Build the twin on a device of torch, load the weights; `way` is one of `WAYS`."""
         from .network import DECAY, LR, MOMENTUM
 
         training = mode == "train"
@@ -33,8 +38,9 @@ class TorchSide:
         self.twin = TorchTwin(graph, channels_last=way != "contiguous", given_masks=given_masks)
         self.twin.load(setting.weights)
         self.twin.draw_masks(0, 0)
-        self.x = self.twin.images(setting.x)
-        self.labels = torch.from_numpy(setting.labels.astype(np.int64))
+        self.twin.module.to(place)
+        self.x = self.twin.images(setting.x).to(place)
+        self.labels = torch.from_numpy(setting.labels.astype(np.int64)).to(place)
         decays = {p.value.name: p.decay for p in graph.params}
         groups: dict[bool, list[Any]] = {True: [], False: []}
         for name, parameter in self.twin.parameters().items():
@@ -49,12 +55,15 @@ class TorchSide:
         self._losses: Callable[..., Any] = self.twin.losses
         self._logits: Callable[..., Any] = self.twin.module
         self._guard = torch.no_grad if way == "compile" else torch.inference_mode
-        if way == "compile" and training:
-            self._losses = torch.compile(self.twin.losses, dynamic=False)
-        elif way == "compile":
+        if way != "compile":
+            return
+        told: dict[str, Any] = {} if place == "cpu" else {"mode": "max-autotune"}
+        if training:
+            self._losses = torch.compile(self.twin.losses, dynamic=False, **told)
+        else:
             self.twin.module.eval()
-            options: dict[str, Any] = {"freezing": True}
-            self._logits = torch.compile(self.twin.module, dynamic=False, options=options)
+            told = told or {"options": {"freezing": True}}
+            self._logits = torch.compile(self.twin.module, dynamic=False, **told)
 
     def train(self) -> float:
         """One training step; the mean loss."""
@@ -65,9 +74,9 @@ class TorchSide:
         return loss.item()
 
     def infer(self) -> torch.Tensor:
-        """The logits of the batch."""
+        """The logits of the batch, on the host."""
         with self._guard():
-            return self._logits(self.x)
+            return self._logits(self.x).cpu()
 
 
 def torch_answers(setting: Setting, modes: tuple[str, ...]) -> Answers:
@@ -91,9 +100,17 @@ def torch_answers(setting: Setting, modes: tuple[str, ...]) -> Answers:
     return answers
 
 
+def _full_precision() -> contextlib.AbstractContextManager[object]:
+    """No TF32 and cuDNN's search for the fastest algorithm: the same terms as ours on a GPU."""
+    return torch.backends.cudnn.flags(
+        enabled=True, benchmark=True, deterministic=False, allow_tf32=False
+    )
+
+
 def torch_candidates(
-    setting: Setting, mode: str, *, compiled: bool, note: Callable[[str], None]
-) -> tuple[list[Candidate], list[str]]:
+    setting: Setting, mode: str, *, compiled: bool, note: Callable[[str], None],
+    place: str = "cpu",
+) -> tuple[list[Candidate], list[str]]:  # fmt: skip
     """The ways to time, and a line for each whose answer is wrong (then nothing is timed)."""
     from .network import LOGITS_RMS
 
@@ -102,7 +119,7 @@ def torch_candidates(
     for way in WAYS:
         if way == "compile" and not compiled:
             continue
-        side = TorchSide(setting, mode, way)
+        side = TorchSide(setting, mode, way, place=place)
         if way == "compile":
             note("torch.compile: compiling (--no-compile leaves it out)")
             try:
@@ -117,5 +134,5 @@ def torch_candidates(
             off = np.sqrt(np.square(logits - expected).mean() / np.square(expected).mean())
             if not off <= LOGITS_RMS:
                 wrong.append(f"torch {way}: logits are {off:.3g} from torch contiguous")
-        candidates.append(Candidate(f"torch {way}", getattr(side, mode)))
+        candidates.append(Candidate(f"torch {way}", getattr(side, mode), _full_precision))
     return candidates, wrong

@@ -22,6 +22,8 @@ _THREADS = click.option("--threads", type=click.IntRange(0), default=0, metavar=
                         help="Threads on both sides; 0: one a core.")  # fmt: skip
 _REPEATS = click.option("--repeats", type=click.IntRange(2), metavar="N",
                         help="Interleaved rounds, instead of --seconds.")  # fmt: skip
+_COMPILE = click.option("--compile/--no-compile", "compiled", default=True, show_default=True,
+                        help="Time torch.compile too (kernels: on a GPU).")  # fmt: skip
 _OUT = click.option("--out", type=Path, metavar="FILE.jsonl",
                     help="Add the result to that file, one JSON object a line.")  # fmt: skip
 _HTML = click.option("--html", type=Path, metavar="FILE.html",
@@ -60,8 +62,7 @@ command = bench
 @click.option("--mode", default="both", show_default=True, help="train, infer or both.")
 @_DEVICE
 @_AGAINST
-@click.option("--compile/--no-compile", "compiled", default=True, show_default=True,
-              help="Time torch.compile too; compiling takes a minute or more.")  # fmt: skip
+@_COMPILE
 @click.option("--memory", "with_memory", is_flag=True,
               help="Measure peak memory of each side in fresh processes.")  # fmt: skip
 @_THREADS
@@ -125,6 +126,7 @@ def _measure_memory(rows: Sequence[report.Row], threads: int) -> None:
 @click.option("--batch", metavar="LIST", help="Images a call, like 1,8,64; else the suite's own.")
 @click.option("--precision", default="fp32", show_default=True, metavar="LIST",
               help="Of fp32, fp16, bf16; on a GPU also tf32x3 and tf32.")  # fmt: skip
+@_COMPILE
 @click.option("--layers", metavar="LIST", help="Layers by number, like 1,3-5.  [default: all]")
 @click.option("--passes", metavar="LIST",
               help="Of forward, forward+relu, forward+relu+pool, dgrad, wgrad, max_pool, avg_pool."
@@ -140,7 +142,7 @@ def _measure_memory(rows: Sequence[report.Row], threads: int) -> None:
 @click.pass_context
 def kernels_command(
     ctx: click.Context, suite: str, batch: str | None, precision: str, layers: str | None,
-    passes: str | None, device: str, against: str, threads: int, seconds: float,
+    compiled: bool, passes: str | None, device: str, against: str, threads: int, seconds: float,
     repeats: int | None, as_json: bool, out: Path | None, html: Path | None,
 ) -> None:  # fmt: skip
     """Time single kernels, layer by layer.
@@ -170,7 +172,8 @@ def kernels_command(
     rows = []
     for row in kernels.run(chosen, picked, names, run.device, batches=batches,
                            precisions=precisions, seconds=seconds, rounds=repeats,
-                           against=run.against, ceilings=run.ceilings):  # fmt: skip
+                           against=run.against, compiled=compiled,
+                           ceilings=run.ceilings):  # fmt: skip
         rows.append(row)
         output.note(f"{row['key']}: {row['ratio']:.2f}x" if row.get("ratio") else row["key"])
     if not rows:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...engine.device import Device, open_device
+from ...engine.device import KERNELS, Device, open_device
 from ...engine.errors import InputError, unknown_name
 from ...kernels import registry
 
@@ -16,9 +16,9 @@ def open_for_verify(name: str, kernels: str = "auto") -> Device:
     """
     if kernels != "auto" and kernels not in registry.BACKENDS:
         raise unknown_name("kernels", kernels, ("auto", *registry.BACKENDS))
-    device = open_device(name)
-    if kernels == "auto":
-        return device
+    if kernels in KERNELS:
+        return open_device(name, kernels)
+    device = open_device(name)  # a partial backend, which the engine does not take alone
     if kernels not in device.backends:
         reason = registry.missing(kernels) or f"it does not run on --device {device.name}"
         raise InputError(f"--kernels {kernels}: {reason}")

@@ -95,6 +95,8 @@ def torch_on_host(torch, monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph", graph)
     ways = functools.partial(baselines_cuda.cuda_ways, place="cpu")
     product = functools.partial(baselines_cuda.product, place="cpu")
+    double = functools.partial(baselines_cuda.float64, place="cpu")
+    monkeypatch.setattr(baselines_cuda, "float64", double)
     monkeypatch.setattr(baselines_cuda, "cuda_ways", ways)
     monkeypatch.setattr(baselines_cuda, "product", product)
     return baselines_cuda
