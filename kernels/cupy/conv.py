@@ -8,9 +8,11 @@ One pair of files for each method; each stands on its own:
     conv_dgrad.py, .cu           the gradient of x, by phases of the stride, mask and bias gradient
     conv_wgrad.py, .cu           the gradient of w, split over the pixels and added in order
     conv_unpool.py, .cu          the backward of the fused pool, from gradient and codes
+    conv_mma.py, _mma*.cu        all passes as implicit matrix products on tensor cores
 
 Every stride, dilation, group count and padding is taken, in float32, float16 and bfloat16; sums are
-float32 and rounded once. The direct kernels form IEEE products, whatever `Conv2d.precision` allows.
+float32 and rounded once. Tensor cores take what they can (`conv_mma.refusal`): all but IEEE
+products of float32 and very few channels. The direct kernels take the rest, with IEEE products.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from typing import Any
 from .. import spec
 from ..spec import Config, Conv2d, MaxPool2d
 from ..spec.contract import ITEMSIZE, Array, Out, dtype_name
-from . import conv_direct, conv_unpool
+from . import conv_direct, conv_mma, conv_unpool
 from .conv_dgrad import dgrad, dgrad_tile, scratch_floats
 from .conv_direct import Tile
+from .conv_mma_tile import MmaTile
 from .conv_wgrad import WgradTile, wgrad, wgrad_tile
 from .launch import scratch, usable
 
@@ -34,12 +37,14 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
         summed = arguments.get("db") is not None
         size = 4 * conv_unpool.scratch_floats(arguments["out"]) if summed else 0
         return Config("gather", (), size, "bound by memory: one pixel is one read and one write")
+    if (refusal := conv_mma.refusal(function, arguments)) is None:
+        return conv_mma.choose(function, arguments)
     op, out = arguments["op"], tuple(arguments["out"].shape)
     if function == "conv2d_wgrad":
         n, p, q, k = op.output_shape(tuple(arguments["x"].shape), out)
         shares = wgrad_tile(n * p * q, out, op)
         size = 4 * shares.splits * k * out[1] * out[2] * out[3] if shares.splits > 1 else 0
-        reason = f"{shares.splits} splits of {n * p * q} pixels, added in order"
+        reason = f"{shares.splits} splits of {n * p * q} pixels, added in order; {refusal}"
         return Config("direct", shares.items(), size, reason)
     w = tuple(arguments["w"].shape)
     itemsize = ITEMSIZE[dtype_name(arguments["w"])]
@@ -51,7 +56,7 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
         if function == "conv2d_relu_pool":
             out = out[0], 2 * out[1], 2 * out[2], out[3]
         tile, size, told = conv_direct.forward_tile(out, w, op, itemsize), 0, ""
-    reason = f"{told}tiles of {tile.rows} x {tile.columns} pixels x {tile.block_filters}"
+    reason = f"{told}tiles of {tile.rows} x {tile.columns} pixels x {tile.block_filters}; {refusal}"
     return Config("direct", tile.items(), size, reason)
 
 
@@ -81,7 +86,10 @@ def conv2d(
     arguments = {"x": x, "w": w, "out": out, "op": op}
     arrays = {"x": x, "w": w, "b": b, "out": out, "residual": residual}
     config, _ = _ready("conv2d", arguments, config, workspace, **arrays)
-    conv_direct.forward(x, w, b, residual, out, op, relu, Tile(**dict(config.tile)))
+    if config.algorithm == "mma":
+        conv_mma.forward(x, w, b, residual, out, op, relu, MmaTile.of(config))
+    else:
+        conv_direct.forward(x, w, b, residual, out, op, relu, Tile(**dict(config.tile)))
 
 
 @spec.implements(spec.conv2d_dgrad)
@@ -97,10 +105,13 @@ def conv2d_dgrad(
     config: Config | None = None,
 ) -> None:
     """`spec.conv2d_dgrad`: all phases of the stride in one launch, mask and db in its epilogue."""
-    arguments = {"w": w, "out": out, "op": op, "db": db}
+    arguments = {"dy": dy, "w": w, "out": out, "op": op, "db": db}
     arrays = {"dy": dy, "w": w, "out": out, "mask": mask, "db": db}
     config, memory = _ready("conv2d_dgrad", arguments, config, workspace, **arrays)
-    dgrad(dy, w, out, mask, db, op, Tile(**dict(config.tile)), memory)
+    if config.algorithm == "mma":
+        conv_mma.dgrad(dy, w, out, mask, db, op, MmaTile.of(config), memory)
+    else:
+        dgrad(dy, w, out, mask, db, op, Tile(**dict(config.tile)), memory)
 
 
 @spec.implements(spec.conv2d_wgrad)
@@ -116,7 +127,10 @@ def conv2d_wgrad(
     """`spec.conv2d_wgrad`: splits of the pixels, whose sums are added from first to last."""
     arguments = {"x": x, "dy": dy, "out": out, "op": op}
     config, memory = _ready("conv2d_wgrad", arguments, config, workspace, x=x, dy=dy, out=out)
-    wgrad(x, dy, out, op, WgradTile(**dict(config.tile)), memory)
+    if config.algorithm == "mma":
+        conv_mma.wgrad(x, dy, out, op, MmaTile.of(config), config["splits"], memory)
+    else:
+        wgrad(x, dy, out, op, WgradTile(**dict(config.tile)), memory)
 
 
 @spec.implements(spec.conv2d_relu_pool)
@@ -136,7 +150,10 @@ def conv2d_relu_pool(
     arguments = {"x": x, "w": w, "out": out, "op": op}
     arrays = {"x": x, "w": w, "b": b, "out": out, "code": code}
     config, _ = _ready("conv2d_relu_pool", arguments, config, workspace, **arrays)
-    conv_direct.forward_pooled(x, w, b, out, code, op, Tile(**dict(config.tile)))
+    if config.algorithm == "mma":
+        conv_mma.forward_pooled(x, w, b, out, code, op, MmaTile.of(config))
+    else:
+        conv_direct.forward_pooled(x, w, b, out, code, op, Tile(**dict(config.tile)))
 
 
 @spec.implements(spec.conv2d_relu_pool_backward)

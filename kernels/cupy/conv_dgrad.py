@@ -45,7 +45,8 @@ def padded_shape(shape: Shape, op: spec.Conv2d) -> Shape:
     return shape[0], shape[1] + top + bottom, shape[2] + left + right, shape[3]
 
 
-def _is_folded(op: spec.Conv2d) -> bool:
+def is_folded(op: spec.Conv2d) -> bool:
+    """Whether dx is gathered from the gradient of its padded form."""
     return op.padding_mode == "edge" and any(op.padding)
 
 
@@ -56,7 +57,7 @@ def _phase_extents(shape: Shape, op: spec.Conv2d) -> tuple[int, int]:
 
 def dgrad_tile(out: Shape, w: Shape, op: spec.Conv2d, itemsize: int) -> Tile:
     """The tile for dx of shape [N, H, W, C] and filters [K, R, S, C/groups]."""
-    shape = padded_shape(out, op) if _is_folded(op) else out
+    shape = padded_shape(out, op) if is_folded(op) else out
     window = _window(_phase_taps(w, op), op)
     return choose_tile(_phase_extents(shape, op), w[0] // op.groups, w[3], window, itemsize)
 
@@ -70,8 +71,13 @@ def _pixel_blocks(shape: Shape, op: spec.Conv2d, tile: Tile) -> int:
 
 def scratch_floats(shape: Shape, op: spec.Conv2d, tile: Tile, db: bool) -> tuple[int, int]:
     """float32 of workspace for dx of this shape: (the padded gradient, the shares of db)."""
-    if not _is_folded(op):
-        return 0, _pixel_blocks(shape, op, tile) * shape[3] if db else 0
+    if is_folded(op):
+        return fold_floats(shape, op, db)
+    return 0, _pixel_blocks(shape, op, tile) * shape[3] if db else 0
+
+
+def fold_floats(shape: Shape, op: spec.Conv2d, db: bool) -> tuple[int, int]:
+    """float32 that `fold` needs for dx of this shape: (the padded gradient, the shares of db)."""
     n, h, w, c = padded_shape(shape, op)
     blocks = cdiv(shape[0] * shape[1] * shape[2], FOLD_PIXELS)
     return n * h * w * c, blocks * c if db else 0
@@ -88,7 +94,7 @@ def dgrad(
     else:
         whole = workspace[:padded].reshape(padded_shape(out.shape, op))
         _product(dy, w, whole, None, None, op, (0, 0), tile)
-        _fold(whole, out, mask, sums, op)
+        fold(whole, out, mask, sums, op)
     if db is not None:
         if sums is None:
             db[...] = 0  # no pixels
@@ -118,7 +124,8 @@ def _product(
     )
 
 
-def _fold(whole: Any, out: Any, mask: Any, sums: Any, op: spec.Conv2d) -> None:
+def fold(whole: Any, out: Any, mask: Any, sums: Any, op: spec.Conv2d) -> None:
+    """dx from the float32 gradient of its padded form, and the shares of db, or None."""
     n, height, width, c = out.shape
     pixels = n * height * width
     launch(

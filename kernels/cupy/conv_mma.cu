@@ -31,8 +31,8 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
     int outputs,         // N * P * Q
     int H, int W, int P, int Q, int C, int K, int R, int S,  // C and K are those of a group
     int stride_h, int stride_w, int dilation_h, int dilation_w, int top, int left,
-    int x_pitch, int x_line, int x_lines, int residual_pitch, int residual_line,
-    int residual_lines, int out_pitch, int out_line, int out_lines,  // the Grid of each
+    int x_lines, int x_line, int x_pitch, int residual_lines, int residual_line,
+    int residual_pitch, int out_lines, int out_line, int out_pitch,  // the Grid of each
     int groups, int relu, int wide, int group_rows) {
     DYNAMIC_SHARED(shared);
     using A = Operand<T, Tile::ROWS, Tile::DEPTH, true>;
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
     const Place tile = place_of_block(blockIdx.x % (row_tiles * column_tiles), row_tiles,
                                       column_tiles, group_rows);
     const int first_output = tile.row * (Tile::ROWS / EACH), first_k = tile.column * Tile::COLUMNS;
-    const Images<T> images = {x + group * C, H, W, C, {x_pitch, x_line, x_lines}};
+    const Images<T> images = {x + group * C, H, W, C, {x_lines, x_line, x_pitch}};
     const Taps taps = {R, S, dilation_h, dilation_w};
     const int padded = whole(C, A::VECTOR);
     Pixels<A, Tile::THREADS, EDGE, WIDE> pixels(images, taps, padded, Tile::DEPTH, [&](int line) {
@@ -69,8 +69,8 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
     const int k = group * K + first_k + mine.column;
     Values<VECTOR> bias = {};
     if (b) bias = load_chunk<VECTOR>(b + k, valid, wide);
-    const Grid residual_grid = {residual_pitch, residual_line, residual_lines};
-    const Grid out_grid = {out_pitch, out_line, out_lines};
+    const Grid residual_grid = {residual_lines, residual_line, residual_pitch};
+    const Grid out_grid = {out_lines, out_line, out_pitch};
     const Digits step = Digits::of(Mine::SPACING, P, Q);
     Digits at = Digits::of(first_output + mine.row, P, Q);
     for (int row = mine.row; row < Tile::ROWS / EACH; row += Mine::SPACING, at.add(step, P, Q)) {

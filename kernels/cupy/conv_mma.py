@@ -12,117 +12,66 @@ float16 and bfloat16 are multiplied as they are; float32 as one TF32 product ("t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from math import gcd
 from typing import Any
 
-from ..spec import Conv2d
+from ..spec import Config, Conv2d
+from ..spec.contract import ITEMSIZE, dtype_name
 from ..spec.grid import Grid, grid, positions
+from .conv_dgrad import Shape, fold, fold_floats, is_folded, padded_shape
+from .conv_mma_tile import CHUNK_BYTES, MmaTile, padded, splits, tile
 from .launch import LARGE, Kernel, address, cdiv, launch, multiprocessors, type_name
 from .reduce import add_in_order
 
-CHUNK_BYTES = 16  # of a copy
-DEPTH_BYTES = 64  # of a step of the depth
-STAGES = 4
 LEAST_CHANNELS = 8  # of a group: with fewer, most of each product would be padding
-LEAST_STEPS = 8  # of a split of wgrad: fewer would be all prologue
-MOST_SPLITS = 64
 NO_GRID = Grid(0, 0, 0)
 
-# (rows, columns) of a tile -> those of a warp: four warps, or eight for the largest
-WARPS = {
-    (128, 128): (64, 32),
-    (128, 64): (64, 32),
-    (64, 128): (32, 64),
-    (128, 32): (32, 32),
-    (32, 128): (32, 32),
-    (64, 64): (32, 32),
-    (64, 32): (32, 16),
-    (32, 64): (16, 32),
-    (32, 32): (16, 16),
-}
 
-
-@dataclass(frozen=True)
-class MmaTile:
-    """What a block works on, in elements, and the stages of its pipeline.
-
-    `group` tiles of rows run side by side before the next column of tiles.
-    """
-
-    rows: int
-    columns: int
-    depth: int
-    stages: int = STAGES
-    group: int = 8
-
-    def items(self) -> tuple[tuple[str, int], ...]:
-        """The tile as the entries of a `Config`."""
-        return tuple(vars(self).items())
-
-    @property
-    def warp(self) -> tuple[int, int]:
-        """(rows, columns) of the tile that one warp multiplies."""
-        return WARPS[self.rows, self.columns]
-
-    @property
-    def threads(self) -> int:
-        """Threads of a block."""
-        return 32 * (self.rows // self.warp[0]) * (self.columns // self.warp[1])
-
-    @property
-    def name(self) -> str:
-        """The tile as a template argument."""
-        sizes = (self.rows, self.columns, self.depth, *self.warp, self.stages)
-        return f"Tile<{', '.join(map(str, sizes))}>"
-
-    def shared_bytes(self, itemsize: int) -> int:
-        """Dynamic shared memory: the stages of both operands, or the staged sums in their place."""
-        stages = self.stages * (self.rows + self.columns) * self.depth * itemsize
-        return max(stages, 4 * self.rows * (self.columns + 8))
-
-
-def takes(dtype: str, op: Conv2d, pixels: int, filters: int, channels: int) -> str | None:
-    """Why these kernels do not take a convolution; None if they do.
-
-    `pixels` is the larger of N*H*W and N*P*Q; `filters` and `channels` are those of a group.
-    """
-    if dtype == "float32" and op.precision == "ieee":
+def refusal(function: str, arguments: Mapping[str, Any]) -> str | None:
+    """Why these kernels do not take a call of a convolution; None if they do."""
+    op: Conv2d = arguments["op"]
+    image = arguments["dy" if function == "conv2d_dgrad" else "x"]
+    filters = arguments["out" if function == "conv2d_wgrad" else "w"].shape
+    pixels = arguments["dy" if function == "conv2d_wgrad" else "out"]
+    if dtype_name(image) == "float32" and op.precision == "ieee":
         return "tensor cores have no IEEE products of float32"
-    few = max(filters, channels) if op.groups == 1 else min(filters, channels)
-    if few < LEAST_CHANNELS:
-        return f"{channels} channels and {filters} filters a group would mostly be padding"
-    if 4 * pixels > LARGE - 2**16:
-        return f"{pixels} pixels are more than their 32-bit numbers count"
-    return None
+    k, c = filters[0] // op.groups, filters[3]
+    if (max(k, c) if op.groups == 1 else min(k, c)) < LEAST_CHANNELS:
+        return f"products of {c} channels and {k} filters a group would mostly be padding"
+    of = grid(image)
+    count = max(
+        4 * positions(pixels), of.pitch * of.line * of.lines, k * c * filters[1] * filters[2]
+    )
+    return None if count < LARGE - 2**16 else f"{count} is more than its 32-bit numbers hold"
 
 
-def tile(rows: int, columns: int, itemsize: int, batch: int = 1, processors: int = 1) -> MmaTile:
-    """The tile of `batch` products [rows, columns] of elements of `itemsize` bytes.
-
-    It is no larger than the product and is halved, down to 32, while there are fewer tiles than
-    `processors`.
-    """
-    high, wide = (min(max(1 << (n - 1).bit_length(), 32), 128) for n in (max(rows, 1), columns))
-    while batch * cdiv(rows, high) * cdiv(columns, wide) < processors and max(high, wide) > 32:
-        if high >= wide:
-            high //= 2
-        else:
-            wide //= 2
-    return MmaTile(high, wide, DEPTH_BYTES // itemsize)
-
-
-def splits(tile: MmaTile, pixels: int, rows: int, columns: int, groups: int) -> int:
-    """Into how many shares wgrad's pixels go: about two blocks for each multiprocessor."""
-    tiles = groups * cdiv(rows, tile.rows) * cdiv(columns, tile.columns)
-    most = cdiv(pixels, tile.depth) // LEAST_STEPS
-    return max(1, min(2 * multiprocessors() // tiles, most, MOST_SPLITS))
-
-
-def padded(channels: int, itemsize: int) -> int:
-    """Channels of a group, counted in whole chunks."""
-    chunk = CHUNK_BYTES // itemsize
-    return cdiv(channels, chunk) * chunk
+def choose(function: str, arguments: Mapping[str, Any]) -> Config:
+    """The tile and workspace of a call that `refusal` does not refuse."""
+    op, out = arguments["op"], tuple(arguments["out"].shape)
+    if function == "conv2d_wgrad":
+        count, itemsize = positions(arguments["dy"]), ITEMSIZE[dtype_name(arguments["x"])]
+        rows, columns = out[0] // op.groups, out[1] * out[2] * padded(out[3], itemsize)
+        chosen = tile(rows, columns, itemsize)  # splits, not small tiles, give work to all
+        parts = splits(chosen, count, rows, columns, op.groups)
+        size = 4 * parts * out[0] * out[1] * out[2] * out[3] if parts > 1 else 0
+        reason = f"tensor cores: {parts} splits of {count} pixels, added in order"
+        return Config("mma", (*chosen.items(), ("splits", parts)), size, reason)
+    k, _, _, c = arguments["w"].shape
+    itemsize, processors, size = ITEMSIZE[dtype_name(arguments["w"])], multiprocessors(), 0
+    if function == "conv2d_dgrad":
+        phases = op.stride[0] * op.stride[1]
+        whole = padded_shape(out, op) if is_folded(op) else out
+        rows = whole[0] * cdiv(whole[1], op.stride[0]) * cdiv(whole[2], op.stride[1])
+        chosen = tile(rows, c, itemsize, op.groups * phases, processors)
+        size = 4 * sum(scratch_floats(out, op, chosen, arguments.get("db") is not None))
+        told = f"{phases} phases of stride {op.stride}, tiles"
+    else:
+        rows = out[0] * out[1] * out[2] * (4 if function == "conv2d_relu_pool" else 1)
+        chosen = tile(rows, k // op.groups, itemsize, op.groups, processors)
+        told = "tiles"
+    reason = f"tensor cores: {told} of {chosen.rows} pixels x {chosen.columns}"
+    return Config("mma", chosen.items(), size, reason)
 
 
 def _aligned(*arrays: Any, rows: tuple[int, ...]) -> bool:
@@ -180,43 +129,58 @@ def _forward(
     )
 
 
-def phase_tiles(shape: tuple[int, ...], op: Conv2d, tile: MmaTile) -> int:
-    """Tiles of rows in the largest phase of dgrad for images of this shape [N, H, W, C]."""
+def _phase_tiles(shape: Shape, op: Conv2d, tile: MmaTile) -> int:
+    """Tiles of rows in the largest phase of images [N, H, W, C]."""
     pixels = shape[0] * cdiv(shape[1], op.stride[0]) * cdiv(shape[2], op.stride[1])
     return cdiv(pixels, tile.rows)
 
 
-def shares(shape: tuple[int, ...], op: Conv2d, tile: MmaTile) -> int:
-    """Rows of partial sums of db that dgrad leaves for images of this shape [N, H, W, C]."""
-    return op.stride[0] * op.stride[1] * phase_tiles(shape, op, tile)
+def scratch_floats(shape: Shape, op: Conv2d, tile: MmaTile, db: bool) -> tuple[int, int]:
+    """float32 of workspace for dx of this shape: (the padded gradient, the shares of db)."""
+    if is_folded(op):
+        return fold_floats(shape, op, db)
+    tiles = op.stride[0] * op.stride[1] * _phase_tiles(shape, op, tile)
+    return 0, tiles * shape[3] if db else 0
 
 
 def dgrad(
-    dy: Any, w: Any, out: Any, mask: Any, sums: Any, op: Conv2d, tile: MmaTile,
-    corner: tuple[int, int] | None = None,
-) -> None:  # fmt: skip
-    """Launch `conv2d_dgrad_mma_kernel`: a block for each group, phase and tile of dx.
+    dy: Any, w: Any, out: Any, mask: Any, db: Any, op: Conv2d, tile: MmaTile, workspace: Any
+) -> None:
+    """dx, its mask and db; `workspace` is float32 of `scratch_floats`."""
+    whole, shares = scratch_floats(out.shape, op, tile, db is not None)
+    sums = workspace[whole : whole + shares] if shares else None
+    if not whole:
+        _dgrad(dy, w, out, mask, sums, op, (op.padding[0], op.padding[2]), tile)
+    else:
+        padded = workspace[:whole].reshape(padded_shape(out.shape, op))
+        _dgrad(dy, w, padded, None, None, op, (0, 0), tile)
+        fold(padded, out, mask, sums, op)
+    if sums is not None:
+        add_in_order(sums, db, shares // out.shape[3])
+    elif db is not None:
+        db[...] = 0  # no pixels
 
-    `sums` float32 [shares, C] receives the tiles' column sums, or is None; `corner` is (top, left)
-    where it is not the padding's. `out` may be float32 whatever dy is.
-    """
+
+def _dgrad(
+    dy: Any, w: Any, out: Any, mask: Any, sums: Any,
+    op: Conv2d, corner: tuple[int, int], tile: MmaTile,
+) -> None:  # fmt: skip
+    """Launch `conv2d_dgrad_mma_kernel`: a block for each group, phase and tile of dx."""
     (n, h, v, _), (k, r, s, c) = out.shape, w.shape
-    filters, row_tiles = k // op.groups, phase_tiles(out.shape, op, tile)
-    top, left = corner or (op.padding[0], op.padding[2])
+    filters, row_tiles = k // op.groups, _phase_tiles(out.shape, op, tile)
     grids = (grid(dy), _grid(mask), grid(out))
     loads = _aligned(dy, w, rows=(filters, grids[0].pitch, c))
     stores = _aligned(dy, out, mask, rows=(c, grids[1].pitch, grids[2].pitch))
     arguments = (type_name(dy), type_name(out), tile.name, str(_parts(op)), _flag(loads))
-    phases = op.stride[0] * op.stride[1]
-    common = tuple(map(gcd, op.stride, op.dilation))
+    common = gcd(op.stride[0], op.dilation[0]), gcd(op.stride[1], op.dilation[1])
     launch(
         Kernel("conv_mma_dgrad.cu", f"conv2d_dgrad_mma_kernel<{', '.join(arguments)}>"),
-        op.groups * phases * row_tiles * cdiv(c, tile.columns),
+        op.groups * op.stride[0] * op.stride[1] * row_tiles * cdiv(c, tile.columns),
         tile.threads,
         *(dy, w, out, mask, sums, n, h, v, dy.shape[1], dy.shape[2], c, filters, r, s),
         *(*op.stride, *op.dilation),
         *(op.stride[0] // common[0], op.stride[1] // common[1]),
-        *(op.dilation[0] // common[0], op.dilation[1] // common[1], top, left),
+        *(op.dilation[0] // common[0], op.dilation[1] // common[1], *corner),
         *(*grids[0], *grids[1], *grids[2], op.groups, row_tiles, int(stores), tile.group),
         shared_bytes=tile.shared_bytes(dy.dtype.itemsize),
     )

@@ -44,8 +44,8 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
     int stride_h, int stride_w, int dilation_h, int dilation_w,
     int every_h, int every_w,  // stride / its greatest common divisor with the dilation
     int step_h, int step_w,    // dilation / the same: from such a tap to the next, in dy
-    int top, int left, int dy_pitch, int dy_line, int dy_lines, int mask_pitch, int mask_line,
-    int mask_lines, int out_pitch, int out_line, int out_lines,  // the Grid of each
+    int top, int left, int dy_lines, int dy_line, int dy_pitch, int mask_lines, int mask_line,
+    int mask_pitch, int out_lines, int out_line, int out_pitch,  // the Grid of each
     int groups,
     int row_tiles,    // of the largest phase
     int wide, int group_rows) {
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
         const Digits at = Digits::of(number, max(down.count, 1), max(across.count, 1));
         return Corner{at.high, down.first + at.middle * stride_h, across.first + at.low * stride_w};
     };
-    const Images<T> images = {dy + group * K, P, Q, K, {dy_pitch, dy_line, dy_lines}};
+    const Images<T> images = {dy + group * K, P, Q, K, {dy_lines, dy_line, dy_pitch}};
     const Taps taps = {down.taps, max(across.taps, 1), -step_h, -step_w};
     using PixelLoader = Pixels<A, Tile::THREADS, false, WIDE>;
     PixelLoader pixels(images, taps, padded, Tile::DEPTH, [&](int line) {
@@ -88,8 +88,8 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
     const Mine mine;
     const int valid = C - first_c - mine.column;  // columns, from this thread's first on
     const int c = group * C + first_c + mine.column;
-    const Grid mask_grid = {mask_pitch, mask_line, mask_lines};
-    const Grid out_grid = {out_pitch, out_line, out_lines};
+    const Grid mask_grid = {mask_lines, mask_line, mask_pitch};
+    const Grid out_grid = {out_lines, out_line, out_pitch};
     Values<VECTOR> share = {};
     for (int row = mine.row; row < Tile::ROWS && valid > 0; row += Mine::SPACING) {
         if (first_pixel + row >= count) break;

@@ -71,7 +71,7 @@ template <class Memory_, int THREADS> struct Share {
 // Where the pixels of an image batch lie (kernels/spec/grid.py): `pitch` elements from pixel to
 // pixel, `line` pixels from row to row and `lines` rows from image to image.
 struct Grid {
-    int pitch, line, lines;
+    int lines, line, pitch;
     __device__ long long place(int n, int h, int w) const {
         return (((long long)n * lines + h) * line + w) * pitch;
     }

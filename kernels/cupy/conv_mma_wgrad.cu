@@ -14,8 +14,8 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
     const T* dy,  // [N, P, Q, groups * K]
     float* out,   // [splits, groups * K, R, S, C]
     int N, int H, int W, int P, int Q, int C, int K, int R, int S,  // C and K are those of a group
-    int stride_h, int stride_w, int dilation_h, int dilation_w, int top, int left, int x_pitch,
-    int x_line, int x_lines, int dy_pitch, int dy_line, int dy_lines,  // the Grid of each
+    int stride_h, int stride_w, int dilation_h, int dilation_w, int top, int left, int x_lines,
+    int x_line, int x_pitch, int dy_lines, int dy_line, int dy_pitch,  // the Grid of each
     int groups,
     int positions,  // of the pixels of dy and of its border
     int splits,
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
     const int first = split * steps * Tile::DEPTH;
     Gradients<A, Tile::THREADS, WIDE> gradients(dy + group * K, positions, dy_pitch, K, first,
                                                 first_k, Tile::DEPTH);
-    const Images<T> images = {x + group * C, H, W, C, {x_pitch, x_line, x_lines}};
+    const Images<T> images = {x + group * C, H, W, C, {x_lines, x_line, x_pitch}};
     const Outputs outputs = {N, P, Q, dy_line, dy_lines, stride_h, stride_w};
     const Taps taps = {R, S, dilation_h, dilation_w};
     Patches<B, Tile::THREADS, EDGE, WIDE> patches(images, outputs, taps, top, left, first, first_t,
