@@ -62,7 +62,7 @@ class DeviceArray(np.ndarray):
 
 
 def device_array(dtype: str, *shape: int) -> DeviceArray:
-    """An array of that element type and shape, at a multiple of 16 bytes."""
+    """An array of this element type, 16-byte aligned, that passes for one on a GPU."""
     kind = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
     size = int(np.prod(shape))
     start = np.empty(size * kind.itemsize + 16, np.uint8)

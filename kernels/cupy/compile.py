@@ -1,8 +1,9 @@
 """What NVRTC makes of a kernel, for any architecture; neither a GPU nor a driver is needed.
 
-    figures(Kernel("elementwise.cu", "relu_kernel<float, 4>"), 90)
+    code, report = compiled(Kernel("elementwise.cu", "relu_kernel<float>"), 90)
+    figures(report)  # {"registers": 14, "spill_bytes": 0, "shared_bytes": 0}
 
-is {"registers": 14, "spill_bytes": 0, "shared_bytes": 0}.
+The kernel is the one that a launch compiles, from the same files.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def compiled(kernel: Kernel, architecture: int) -> tuple[bytes, str]:
     try:
         nvrtc.addNameExpression(program, kernel.name)
         nvrtc.compileProgram(program, [f"--gpu-architecture=sm_{architecture}", *FLAGS])
-        return nvrtc.getCUBIN(program), nvrtc.getProgramLog(program)
+        # CuPy takes the last byte off, as if the code were text
+        return nvrtc.getCUBIN(program) + b"\0", nvrtc.getProgramLog(program)
     except nvrtc.NVRTCError as error:
         told = f"{kernel.file}: {kernel.name}: NVRTC cannot compile it for sm_{architecture}"
         raise BackendError(f"{told}\n{nvrtc.getProgramLog(program)}") from error
@@ -59,8 +61,12 @@ def compiled(kernel: Kernel, architecture: int) -> tuple[bytes, str]:
         nvrtc.destroyProgram(program)
 
 
-def figures(kernel: Kernel, architecture: int) -> dict[str, int]:
+def figures(report: str) -> dict[str, int]:
     """Registers and bytes of local memory (spills) a thread, static shared memory a block."""
-    _, report = compiled(kernel, architecture)
     found = {name: re.search(pattern, report) for name, pattern in USED.items()}
     return {name: int(match[1]) if match else 0 for name, match in found.items()}
+
+
+def version() -> str:
+    """NVRTC's version, as 12.9."""
+    return ".".join(map(str, _nvrtc().getVersion()))

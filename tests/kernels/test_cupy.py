@@ -298,7 +298,8 @@ def test_figures__of_every_architecture(kernel):
         out[threadIdx.x] = tile[63 - threadIdx.x];
     }"""
     for architecture in compile.ARCHITECTURES:
-        found = compile.figures(kernel(source, "probe_kernel"), architecture)
+        _, report = compile.compiled(kernel(source, "probe_kernel"), architecture)
+        found = compile.figures(report)
         assert 2 <= found["registers"] <= 40
         assert (found["spill_bytes"], found["shared_bytes"]) == (0, 256)
 
