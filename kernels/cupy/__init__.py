@@ -7,19 +7,16 @@ GPU.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import importlib
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .. import spec
+from .. import cuda, spec
 from . import launch, simulator
 
 __all__ = ["choose", "missing", "session", "supports"]
-
-LEAST_CAPABILITY = (8, 0)  # of the GPU: the first with bfloat16 and asynchronous copies
 
 
 def missing() -> str | None:
@@ -29,15 +26,8 @@ def missing() -> str | None:
 
 @functools.cache
 def _gpu_missing() -> str | None:
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "no NVIDIA driver (libcuda.so.1 cannot be loaded); install one, or use backend numpy"
-    if importlib.util.find_spec("cupy") is None:
-        return "CuPy is not installed; pip install 'cnnengine[cuda12]'"
-    from . import device
-
-    return device.missing(LEAST_CAPABILITY)
+    reason = cuda.missing()
+    return None if reason is None else f"{reason}, or use backend numpy"
 
 
 def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
