@@ -1,7 +1,7 @@
 # make train   set up .venv and train vgg-small on the data that ships with the package
 # make test    set up what tests need and run them
 # make lint    ruff and pyright
-# make compile-check   compile the Triton kernels for several GPUs and compare with the tables
+# make compile-check   compile the GPU kernels for several GPUs and compare with the tables
 # make clean   remove .venv and what was built
 
 PYTHON ?= python3
@@ -25,6 +25,8 @@ lint: $(VENV)/installed-dev
 
 compile-check: $(VENV)/installed-test
 	$(BIN)/python -m cnnengine.bench.compile_check
+	$(BIN)/python -c 'import cupy' 2>/dev/null || $(PIP) --editable ".[compile]"
+	$(BIN)/python -m cnnengine.bench.compile_cupy
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cnnengine needs Python 3.11 or newer")'

@@ -1,6 +1,6 @@
 """The second GPU backend: the contract in CUDA C++, compiled by NVRTC, on CuPy arrays.
 
-After `launch.simulate()` the same kernels run on NumPy arrays in a simulator: slow, but without a
+After `interpret()` the same kernels run on NumPy arrays in a simulator: slow, but without a
 GPU.
 """
 
@@ -16,7 +16,19 @@ from typing import Any
 from .. import cuda, spec
 from . import launch, simulator
 
-__all__ = ["choose", "missing", "session", "supports"]
+__all__ = ["choose", "interpret", "interpreted", "missing", "session", "supports"]
+
+
+def interpreted() -> bool:
+    """Whether the kernels run in the simulator, on NumPy arrays."""
+    return launch.simulated()
+
+
+def interpret() -> str | None:
+    """From now on run the kernels in the simulator; or why that cannot be, in one line."""
+    if not launch.simulated():
+        launch.simulate()
+    return missing()
 
 
 def missing() -> str | None:
