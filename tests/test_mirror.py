@@ -24,7 +24,6 @@ EXCEPTIONS = {
     ("native", module): "NumPy is bound by memory there already; C is for convolutions"
     for module in ("dense", "elementwise", "loss", "norm", "pool", "update")
 }
-EXCEPTIONS |= {("cupy", name): "not written yet" for name in ("zero_border",)}
 
 # what each function writes, by parameter; every other array is read
 WRITES = {
