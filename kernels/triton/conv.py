@@ -5,6 +5,8 @@ One file for each method; each stands on its own:
     conv_forward.py   conv2d, with bias, residual and ReLU; conv2d_relu_pool, one kernel for all
     conv_dgrad.py     the gradient of x, by phases of the stride, with ReLU mask and bias gradient
     conv_wgrad.py     the gradient of w, split over the pixels and added in order
+    conv_stem.py      how all three gather from images with few channels
+    conv_split.py     the second pass of forward and dgrad, where a small batch has its sums split
     conv_halo.py      forward and dgrad of stride 1 on images with a border of zeros, on sm_90
     conv_halo_wgrad.py  the gradient of w on such images
     conv_unpool.py    the backward of the fused pool, from the pooled gradient and the codes
@@ -30,6 +32,7 @@ from . import conv_halo, conv_halo_wgrad, conv_unpool
 from .border import zero_border
 from .conv_dgrad import dgrad, scratch_floats
 from .conv_forward import forward, forward_pooled
+from .conv_split import depth_splits, most_splits
 from .conv_stem import FEW_CHANNELS, few_channels_tile, has_few_channels
 from .conv_wgrad import splits, wgrad
 from .gpu import architecture, multiprocessors
@@ -91,21 +94,25 @@ def _choose_gather(function: str, arguments: Mapping[str, Any]) -> Config:
         if depth < FEW_CHANNELS:
             depth *= -(-w[1] * w[2] // phases)
         problem = Problem("triton", function, "implicit-gemm", dtype, out, w, op)
-        tile, told = _tile(problem, pixels, columns, depth, phases)
-        size = 4 * sum(scratch_floats(out, op, tile, arguments.get("db") is not None))
+        taps = -(-w[1] * w[2] // phases) if w[0] // op.groups >= FEW_CHANNELS else 0
+        tile, parts, told = _tile(problem, (pixels, columns, depth), phases, taps)
+        db = arguments.get("db") is not None
+        size = 4 * sum(scratch_floats(out, op, tile, db, parts))
         reason = f"{phases} phases of stride {op.stride} in one launch; {told}"
-        return Config("implicit-gemm", tile.items(), size, reason)
+        return Config("implicit-gemm", (*tile.items(), ("splits", parts)), size, reason)
     pooled = 4 if function == "conv2d_relu_pool" else 1
     pixels, columns = pooled * out[0] * out[1] * out[2], w[0] // op.groups
     few = has_few_channels(w)
     depth = w[1] * w[2] * w[3] if few else w[3]
     x = tuple(arguments["x"].shape)
     problem = Problem("triton", function, "implicit-gemm", dtype, x, w, op)
-    tile, told = _tile(problem, pixels, columns, depth)
+    taps = w[1] * w[2] if function == "conv2d" and not few else 0
+    tile, parts, told = _tile(problem, (pixels, columns, depth), 1, taps)
     if few:
         tile = few_channels_tile(tile, dtype)
+    size = 4 * parts * pixels * w[0] if parts > 1 else 0
     reason = f"[{pixels}, {columns}] a group, gathered; {told}"
-    return Config("implicit-gemm", tile.items(), 0, reason)
+    return Config("implicit-gemm", (*tile.items(), ("splits", parts)), size, reason)
 
 
 def _choose_halo(function: str, arguments: Mapping[str, Any]) -> Config:
@@ -124,7 +131,7 @@ def _choose_halo(function: str, arguments: Mapping[str, Any]) -> Config:
         tiled = (*tile.items(), ("splits", parts))
         return Config("halo", tiled, size, f"{reason}; {parts} splits, added in order; {told}")
     columns, depth = (c, k) if function == "conv2d_dgrad" else (k, c)
-    tile, told = _tile(problem, count, columns, depth)
+    tile, _, told = _tile(problem, (count, columns, depth), 1, 0)
     others = (arguments.get(name) for name in ("residual", "mask", "out"))
     if any(a is not None and border(a) != border(source) for a in others):
         tile = replace(tile, columns=min(tile.columns, 128))  # wider, pixel by pixel, would spill
@@ -134,14 +141,25 @@ def _choose_halo(function: str, arguments: Mapping[str, Any]) -> Config:
 
 
 def _tile(
-    problem: Problem, rows: int, columns: int, depth: int, phases: int = 1
-) -> tuple[Tile, str]:
-    op, processors = problem.op, multiprocessors()
+    problem: Problem, sizes: tuple[int, int, int], phases: int, taps: int
+) -> tuple[Tile, int, str]:
+    """The tile of (rows, columns, depth), the splits of `taps` such depths, what told.
+
+    No taps: no splits.
+    """
+    op, processors, (rows, columns, depth) = problem.op, multiprocessors(), sizes
     assert op is not None
     batch = op.groups * phases
-    limits = batch, processors, architecture()
-    rule = product_tile(rows, columns, depth, problem.dtype, op.precision, *limits)
-    return pick(problem, (rows, columns, batch), processors, rule)
+
+    def rule(batch: int) -> Tile:
+        limits = batch, processors, architecture()
+        return product_tile(rows, columns, depth, problem.dtype, op.precision, *limits)
+
+    most = most_splits(taps * -(-depth // rule(batch).depth))
+    tile, told = pick(problem, (rows, columns, batch * most), processors, rule(batch * most))
+    tiles = batch * -(-rows // tile.rows) * -(-columns // tile.columns)
+    parts = depth_splits(tiles, taps * -(-depth // tile.depth), processors)
+    return tile, parts, f"{told}, {parts} splits of the depth" if parts > 1 else told
 
 
 def _ready(
@@ -175,9 +193,9 @@ def conv2d(
     """`spec.conv2d`: bias, residual and ReLU join while the sums are still in registers."""
     arguments = {"x": x, "w": w, "out": out, "op": op}
     arrays = {"x": x, "w": w, "b": b, "out": out, "residual": residual}
-    config, _ = _ready("conv2d", arguments, config, workspace, **arrays)
+    config, memory = _ready("conv2d", arguments, config, workspace, **arrays)
     if config.algorithm != "halo":
-        forward(x, w, b, residual, out, op, relu, _tile_of(config))
+        forward(x, w, b, residual, out, op, relu, _tile_of(config), config["splits"], memory)
         zero_border(out)
     elif not conv_halo.forward(x, w, b, residual, out, op, relu, _tile_of(config)):
         zero_border(out)
@@ -200,7 +218,7 @@ def conv2d_dgrad(
     arrays = {"dy": dy, "w": w, "out": out, "mask": mask, "db": db}
     config, memory = _ready("conv2d_dgrad", arguments, config, workspace, **arrays)
     if config.algorithm != "halo":
-        dgrad(dy, w, out, mask, db, op, _tile_of(config), memory)
+        dgrad(dy, w, out, mask, db, op, _tile_of(config), config["splits"], memory)
         zero_border(out)
     elif not conv_halo.dgrad(dy, w, out, mask, db, op, _tile_of(config), memory):
         zero_border(out)

@@ -10,7 +10,8 @@ strided dgrad in CUTLASS's documentation of implicit_gemm_convolution). A phase 
 and the kernel is the forward kernel with its filters flipped and transposed by their addresses.
 
 The ReLU mask and the bias gradient of the layer below are the epilogue's: each tile leaves its
-column sums in the workspace, and they are added in the order of the tiles.
+column sums in the workspace, and they are added in the order of the tiles. A small batch has its
+own sums split, and then they are those of the second pass (`conv_split.py`).
 
 Edge padding repeats border pixels, so that their gradient sums many pixels of the padded image:
 that image's gradient goes to the workspace in float32, and a second kernel gathers from it, for
@@ -22,7 +23,7 @@ every pixel, the padded pixels that repeat it, row by row.
 
 from __future__ import annotations
 
-from math import gcd
+from math import gcd, prod
 from typing import Any
 
 import triton
@@ -32,6 +33,7 @@ from .. import spec
 from ..spec.grid import grid
 from .conv_forward import constants, tile_of_program
 from .conv_gather import MOST_BITS, load_pixels, taps_inside, within
+from .conv_split import finish, finish_block
 from .conv_stem import FEW_CHANNELS
 from .launch import add_in_order, cdiv, dot, large, launch, narrow, pixel_pitch, wide
 from .tiles import Tile, power_of_two
@@ -65,14 +67,15 @@ def _conv2d_dgrad_kernel(
     out,  # [N, H, W, C]
     mask,  # [N, H, W, C] or None
     sums,  # [row tiles of all phases, C] float32 or None: the shares of db
-    N, H, W, P, Q, row_tiles,  # of the largest phase
+    parts,  # [splits, N, H, W, C] float32 or None: written in place of out and sums
+    N, H, W, P, Q, row_tiles, splits,  # row tiles of the largest phase
     dy_pitch, mask_lines, mask_line, mask_pitch, out_lines, out_line, out_pitch,
     C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, GROUPS: tl.constexpr,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
     COMMON_H: tl.constexpr, COMMON_W: tl.constexpr,  # greatest common divisors with the stride
     TOP: tl.constexpr, LEFT: tl.constexpr,
-    FLAT: tl.constexpr, PRECISION: tl.constexpr, LONG: tl.constexpr,
+    FLAT: tl.constexpr, PRECISION: tl.constexpr, BORDER: tl.constexpr, LONG: tl.constexpr,
     BLOCK_PIXELS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_DEPTH: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -81,7 +84,8 @@ def _conv2d_dgrad_kernel(
     CHUNKS: tl.constexpr = (K + BLOCK_DEPTH - 1) // BLOCK_DEPTH
     tiles = row_tiles * column_tiles
     phase = tl.program_id(0) // tiles % (STRIDE_H * STRIDE_W)
-    group = tl.program_id(0) // tiles // (STRIDE_H * STRIDE_W)
+    group = tl.program_id(0) // tiles // (STRIDE_H * STRIDE_W) % GROUPS
+    split = tl.program_id(0) // tiles // (STRIDE_H * STRIDE_W) // GROUPS
     row, column = tile_of_program(tl.program_id(0) % tiles, row_tiles, column_tiles, GROUP_ROWS)
     h0, rows, r0, r_taps = _phase(phase // STRIDE_W, TOP, STRIDE_H, DILATION_H, COMMON_H, R, H)
     w0, columns, s0, s_taps = _phase(phase % STRIDE_W, LEFT, STRIDE_W, DILATION_W, COMMON_W, S, W)
@@ -120,7 +124,12 @@ def _conv2d_dgrad_kernel(
     first_part = ((n * P + p0) * Q + q0) * dy_pitch + d[None, :]  # [BLOCK_PIXELS, BLOCK_DEPTH]
     first_weight = d[:, None] * (R * S * C) + c  # [BLOCK_DEPTH, BLOCK_CHANNELS]
     total = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), tl.float32)
-    for step in range(steps):
+    first_step = steps * 0
+    if parts is not None:
+        share = tl.cdiv(steps, splits)
+        first_step = split * share
+        steps = tl.minimum(first_step + share, steps)
+    for step in range(first_step, steps):
         if FLAT:
             t = step * BLOCK_DEPTH + d  # [BLOCK_DEPTH], (tap, k) as one number
             tap = t // K
@@ -155,16 +164,21 @@ def _conv2d_dgrad_kernel(
         total = dot(part, weights, total, PRECISION)
     ok = pixel_ok & channel_ok
     c += group * C
-    if mask is not None:
-        at = (n * mask_lines + h) * mask_line + v
-        gate = tl.load(mask + (at * mask_pitch + c), mask=ok, other=0.0)
-        total = tl.where(wide(gate) <= 0, 0.0, total)  # a NaN is not below 0
-    if sums is not None:
-        place = phase * row_tiles + row
-        shares = tl.sum(tl.where(ok, total, 0.0), 0)[None, :]
-        tl.store(sums + (place * (GROUPS * C) + c), shares, mask=channel_ok)
-    at = (n * out_lines + h) * out_line + v
-    tl.store(out + (at * out_pitch + c), narrow(total, out.dtype.element_ty), mask=ok)
+    pixel = (n * H + h) * W + v
+    if parts is not None:
+        images = N * H if not LONG else tl.cast(N, tl.int64) * H
+        tl.store(parts + ((pixel + split * images * W) * (GROUPS * C) + c), total, mask=ok)
+    else:
+        if mask is not None:
+            at = (n * mask_lines + h) * mask_line + v if BORDER else pixel
+            gate = tl.load(mask + (at * mask_pitch + c), mask=ok, other=0.0)
+            total = tl.where(wide(gate) <= 0, 0.0, total)  # a NaN is not below 0
+        if sums is not None:
+            place = phase * row_tiles + row
+            shares = tl.sum(tl.where(ok, total, 0.0), 0)[None, :]
+            tl.store(sums + (place * (GROUPS * C) + c), shares, mask=channel_ok)
+        at = (n * out_lines + h) * out_line + v if BORDER else pixel
+        tl.store(out + (at * out_pitch + c), narrow(total, out.dtype.element_ty), mask=ok)
 
 
 @triton.jit
@@ -225,28 +239,39 @@ def fold_block(shape: Shape) -> tuple[int, int]:
     return 4096 // wide, wide
 
 
-def scratch_floats(shape: Shape, op: spec.Conv2d, tile: Tile, db: bool) -> tuple[int, int]:
-    """float32 of workspace for dx of this shape: (the padded gradient, the shares of db)."""
-    if op.padding_mode == "zeros" or not any(op.padding):
+def scratch_floats(
+    shape: Shape, op: spec.Conv2d, tile: Tile, db: bool, splits: int
+) -> tuple[int, int, int]:
+    """float32 of workspace for dx of this shape: (padded gradient, shares of db, split sums)."""
+    pixels, c = shape[0] * shape[1] * shape[2], shape[3]
+    padded = 0
+    if op.padding_mode == "edge" and any(op.padding):
+        padded = prod(padded_shape(shape, op))
+        tiles = cdiv(pixels, fold_block(shape)[0])
+    elif splits > 1:
+        tiles = cdiv(pixels, finish_block(c)[0])
+    else:
         tiles = op.stride[0] * op.stride[1] * phase_tiles(shape, op.stride, tile.rows)
-        return 0, tiles * shape[3] if db else 0
-    n, h, w, c = padded_shape(shape, op)
-    tiles = cdiv(shape[0] * shape[1] * shape[2], fold_block(shape)[0])
-    return n * h * w * c, tiles * c if db else 0
+    parts = splits * (padded or pixels * c) if splits > 1 else 0
+    return padded, tiles * c if db else 0, parts
 
 
 def dgrad(
-    dy: Any, w: Any, out: Any, mask: Any, db: Any, op: spec.Conv2d, tile: Tile, workspace: Any
-) -> None:
+    dy: Any, w: Any, out: Any, mask: Any, db: Any, op: spec.Conv2d, tile: Tile, splits: int,
+    workspace: Any,
+) -> None:  # fmt: skip
     """dx, its mask and db; `workspace` is float32 of `scratch_floats`."""
-    padded, shares = scratch_floats(out.shape, op, tile, db is not None)
+    padded, shares, count = scratch_floats(out.shape, op, tile, db is not None, splits)
     sums = workspace[padded : padded + shares] if shares else None
-    if not padded:
-        _product(dy, w, out, mask, sums, op, (op.padding[0], op.padding[2]), tile)
-    else:
-        whole = workspace[:padded].reshape(padded_shape(out.shape, op))
-        _product(dy, w, whole, None, None, op, (0, 0), tile)
-        _fold(whole, out, mask, sums, op)
+    parts = workspace[padded + shares : padded + shares + count] if count else None
+    into = workspace[:padded].reshape(padded_shape(out.shape, op)) if padded else out
+    corner = (0, 0) if padded else (op.padding[0], op.padding[2])
+    fused = (mask, sums) if not padded and parts is None else (None, None)
+    _product(dy, w, into, *fused, parts, op, corner, tile, splits)
+    if parts is not None:
+        finish(parts, splits, into, **({} if padded else {"mask": mask, "sums": sums}))
+    if padded:
+        _fold(into, out, mask, sums, op)
     if db is not None:
         if sums is None:
             db[...] = 0  # no pixels
@@ -255,8 +280,9 @@ def dgrad(
 
 
 def _product(
-    dy: Any, w: Any, out: Any, mask: Any, sums: Any, op: spec.Conv2d, corner: Any, tile: Tile
-) -> None:
+    dy: Any, w: Any, out: Any, mask: Any, sums: Any, parts: Any, op: spec.Conv2d, corner: Any,
+    tile: Tile, splits: int,
+) -> None:  # fmt: skip
     n, height, width, c = out.shape
     row_tiles = phase_tiles(out.shape, op.stride, tile.rows)
     seen, beside, here = grid(dy), grid(out if mask is None else mask), grid(out)
@@ -264,15 +290,17 @@ def _product(
     stated = {**constants(op, w.shape), "TOP": corner[0], "LEFT": corner[1]}
     launch(
         _conv2d_dgrad_kernel,
-        op.groups * op.stride[0] * op.stride[1] * programs,
+        splits * op.groups * op.stride[0] * op.stride[1] * programs,
         # zeros around dy may as well be those of its border
-        *(dy, w, out, mask, sums, n, height, width, seen.lines, seen.line, row_tiles),
+        *(dy, w, out, mask, sums, parts, n, height, width, seen.lines, seen.line),
+        *(row_tiles, splits),
         *(seen.pitch, *beside, *here),
         **stated,
         COMMON_H=gcd(op.stride[0], op.dilation[0]),
         COMMON_W=gcd(op.stride[1], op.dilation[1]),
         FLAT=w.shape[0] // op.groups < FEW_CHANNELS,
-        LONG=large(dy, w, mask, out),
+        BORDER=(*beside[:2], *here[:2]) != (height, width, height, width),
+        LONG=large(dy, w, mask, out, parts),
         **{"BLOCK_PIXELS": tile.rows, "BLOCK_CHANNELS": tile.columns, "BLOCK_DEPTH": tile.depth},
         **{"GROUP_ROWS": tile.group, "warps": tile.warps, "stages": tile.stages},
     )

@@ -32,6 +32,7 @@ from .. import spec
 from ..spec.grid import grid
 from .border import placed
 from .conv_gather import MOST_BITS, load_pixels, taps_inside
+from .conv_split import finish
 from .conv_stem import few_channel_patches, has_few_channels
 from .launch import cdiv, dot, large, launch, narrow, wide
 from .tiles import Tile
@@ -54,6 +55,7 @@ def _sums(
     pixel_ok,  # [BLOCK_PIXELS]
     k,  # [1, BLOCK_FILTERS], in the group
     H, W, pitch,
+    split, splits,  # which share of the steps, of how many
     C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr,  # C and K of a group
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
@@ -74,13 +76,14 @@ def _sums(
     total = tl.zeros((BLOCK_PIXELS, BLOCK_FILTERS), tl.float32)
     if FLAT:
         for first in tl.static_range(0, DEPTH, BLOCK_DEPTH):
-            patches = few_channel_patches(
-                x, n, h0, w0, pixel_ok, H, W, pitch, first, BLOCK_DEPTH,
-                C, R, S, DILATION_H, DILATION_W, EDGE,
-            )  # fmt: skip
-            ok = filter_ok & (first + d < DEPTH)[:, None]
-            weights = tl.load(w + first + first_weight, mask=ok, other=0.0)
-            total = dot(patches, weights, total, PRECISION)
+            if first // BLOCK_DEPTH % splits == split:
+                patches = few_channel_patches(
+                    x, n, h0, w0, pixel_ok, H, W, pitch, first, BLOCK_DEPTH,
+                    C, R, S, DILATION_H, DILATION_W, EDGE,
+                )  # fmt: skip
+                ok = filter_ok & (first + d < DEPTH)[:, None]
+                weights = tl.load(w + first + first_weight, mask=ok, other=0.0)
+                total = dot(patches, weights, total, PRECISION)
     else:
         n = n[:, None]
         h0 = h0[:, None]
@@ -90,7 +93,8 @@ def _sums(
             inside = taps_inside(h0, w0, pixel_ok, H, W, R, S, DILATION_H, DILATION_W)
         # these offsets stay: a step adds one number to them, that of its tap and channels
         first_patch = ((n * H + h0) * W + w0) * pitch + d[None, :]  # [BLOCK_PIXELS, BLOCK_DEPTH]
-        for step in range(R * S * CHUNKS):
+        share = tl.cdiv(R * S * CHUNKS, splits)
+        for step in range(split * share, tl.minimum((split + 1) * share, R * S * CHUNKS)):
             tap = step // CHUNKS
             channel = step % CHUNKS * BLOCK_DEPTH
             r = tap // S * DILATION_H
@@ -119,8 +123,9 @@ def _conv2d_kernel(
     w,  # [K, R, S, C/groups]
     b,  # [K] float32 or None
     residual,  # [N, P, Q, K] or None
+    parts,  # [splits, N, P, Q, K] float32 or None: written in place of out
     out,  # [N, P, Q, K]
-    pixels, H, W, P, Q,
+    pixels, H, W, P, Q, splits,
     x_pitch, residual_lines, residual_line, residual_pitch, out_lines, out_line, out_pitch,
     C: tl.constexpr, K: tl.constexpr, R: tl.constexpr, S: tl.constexpr, GROUPS: tl.constexpr,
     STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
@@ -134,7 +139,8 @@ def _conv2d_kernel(
     """One tile [BLOCK_PIXELS, BLOCK_FILTERS] of out; C and K are those of a group."""
     row_tiles = tl.cdiv(pixels, BLOCK_PIXELS)
     column_tiles: tl.constexpr = (K + BLOCK_FILTERS - 1) // BLOCK_FILTERS
-    group = tl.program_id(0) // (row_tiles * column_tiles)
+    group = tl.program_id(0) // (row_tiles * column_tiles) % GROUPS
+    split = tl.program_id(0) // (row_tiles * column_tiles) // GROUPS
     program = tl.program_id(0) % (row_tiles * column_tiles)
     row, column = tile_of_program(program, row_tiles, column_tiles, GROUP_ROWS)
     k = (column * BLOCK_FILTERS + tl.arange(0, BLOCK_FILTERS))[None, :]  # in the group
@@ -143,23 +149,29 @@ def _conv2d_kernel(
         k = k.to(tl.int64)
         x_pitch = tl.cast(x_pitch, tl.int64)
     m = row * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
+    if parts is None:
+        split = 0
     total = _sums(
         x + group * C, w + group * K * (R * S * C), m // Q // P, m // Q % P, m % Q, m < pixels, k,
-        H, W, x_pitch, C, K, R, S, STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, TOP, LEFT,
-        EDGE, FLAT, PRECISION, BLOCK_PIXELS, BLOCK_FILTERS, BLOCK_DEPTH,
+        H, W, x_pitch, split, splits, C, K, R, S,
+        STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, TOP, LEFT, EDGE, FLAT, PRECISION,
+        BLOCK_PIXELS, BLOCK_FILTERS, BLOCK_DEPTH,
     )  # fmt: skip
     m = m[:, None]
     ok = (m < pixels) & (k < K)
     k += group * K
-    if b is not None:
-        total += tl.load(b + k, mask=k < GROUPS * K, other=0.0)
-    if residual is not None:
-        at = placed(m, P, Q, residual_lines, residual_line, BORDER)
-        total += wide(tl.load(residual + (at * residual_pitch + k), mask=ok, other=0.0))
-    if RELU:
-        total = tl.where(total < 0, 0.0, total)  # a NaN is not below 0
-    at = placed(m, P, Q, out_lines, out_line, BORDER)
-    tl.store(out + (at * out_pitch + k), narrow(total, out.dtype.element_ty), mask=ok)
+    if parts is not None:
+        tl.store(parts + ((m + split * pixels) * (GROUPS * K) + k), total, mask=ok)
+    else:
+        if b is not None:
+            total += tl.load(b + k, mask=k < GROUPS * K, other=0.0)
+        if residual is not None:
+            at = placed(m, P, Q, residual_lines, residual_line, BORDER)
+            total += wide(tl.load(residual + (at * residual_pitch + k), mask=ok, other=0.0))
+        if RELU:
+            total = tl.where(total < 0, 0.0, total)  # a NaN is not below 0
+        at = placed(m, P, Q, out_lines, out_line, BORDER)
+        tl.store(out + (at * out_pitch + k), narrow(total, out.dtype.element_ty), mask=ok)
 
 
 @triton.jit
@@ -205,8 +217,9 @@ def _conv2d_relu_pool_kernel(
     q = m % COLUMNS * 2 + i % 2
     total = _sums(
         x + group * C, w + group * K * (R * S * C), m // COLUMNS // ROWS, p, q, m < windows, k,
-        H, W, x_pitch, C, K, R, S, STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, TOP, LEFT,
-        EDGE, FLAT, PRECISION, BLOCK_PIXELS, BLOCK_FILTERS, BLOCK_DEPTH,
+        H, W, x_pitch, 0, 1, C, K, R, S,
+        STRIDE_H, STRIDE_W, DILATION_H, DILATION_W, TOP, LEFT, EDGE, FLAT, PRECISION,
+        BLOCK_PIXELS, BLOCK_FILTERS, BLOCK_DEPTH,
     )  # fmt: skip
     m = (row * BLOCK_WINDOWS + tl.arange(0, BLOCK_WINDOWS))[:, None]
     ok = (m < windows) & (k < K)
@@ -249,24 +262,31 @@ def _forward_constants(op: spec.Conv2d, w: Any, tile: Tile) -> dict[str, Any]:
 
 
 def forward(
-    x: Any, w: Any, b: Any, residual: Any, out: Any, op: spec.Conv2d, relu: bool, tile: Tile
-) -> None:
-    """Launch `_conv2d_kernel`: a program for each group, tile of pixels and tile of filters."""
+    x: Any, w: Any, b: Any, residual: Any, out: Any, op: spec.Conv2d, relu: bool, tile: Tile,
+    splits: int, memory: Any,
+) -> None:  # fmt: skip
+    """Launch `_conv2d_kernel`: a program for each split, group, tile of pixels and of filters.
+
+    `memory` is float32 [splits * out.size], or unused for one split.
+    """
     n, p, q, k = out.shape
     pixels = n * p * q
     tiles = cdiv(pixels, tile.rows) * cdiv(k // op.groups, tile.columns)
     seen, beside, here = grid(x), grid(out if residual is None else residual), grid(out)
+    parts = memory[: splits * out.size] if splits > 1 else None
     launch(
         _conv2d_kernel,
-        op.groups * tiles,
+        splits * op.groups * tiles,
         # zeros around x may as well be those of its border
-        *(x, w, b, residual, out, pixels, seen.lines, seen.line, p, q),
+        *(x, w, b, residual, parts, out, pixels, seen.lines, seen.line, p, q, splits),
         *(seen.pitch, *beside, *here),
         RELU=relu,
         BORDER=(*beside[:2], *here[:2]) != (p, q, p, q),
-        LONG=large(x, w, residual, out),
+        LONG=large(x, w, residual, out, parts),
         **_forward_constants(op, w, tile),
     )
+    if parts is not None:
+        finish(parts, splits, out, b, residual, relu)
 
 
 def forward_pooled(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from cases import conv as cases
 from cases.draw import Draw
-from machine import adapter, machine
+from machine import machine
 
 from cnnengine.kernels import cuda, registry, triton
 from cnnengine.kernels.errors import ShapeError, UnsupportedError
@@ -22,31 +21,6 @@ if (REASON := registry.missing("triton")) is not None:
     pytest.skip(f"backend triton: {REASON}", allow_module_level=True)
 
 from cnnengine.kernels.triton import launch, tiles
-
-GEOMETRIES = ("odd_pool", "groups", "edge_uneven", "dilated_stride_2")
-
-
-def backend_with(**tile):
-    """The Triton backend with parts of every product's tile replaced."""
-    backend = registry.load("triton")
-
-    def choose(function, arguments):
-        config = backend.choose(function, arguments)
-        known = {name: tile[name] for name, _ in config.tile if name in tile}
-        made = replace(config, tile=tuple({**dict(config.tile), **known}.items()))
-        if function == "conv2d_wgrad":
-            return replace(made, workspace_bytes=4 * made["splits"] * arguments["out"].size)
-        # smaller tiles leave more partial sums
-        return replace(made, workspace_bytes=max(config.workspace_bytes, 1) * 256)
-
-    return replace(machine("triton"), variant=choose, adapter=adapter("triton"))
-
-
-@pytest.mark.parametrize("name", GEOMETRIES)
-def test_conv__small_tiles_and_splits(name):
-    backend = backend_with(rows=32, columns=16, depth=16, group=2, splits=3)
-    for call in cases.listed(name, "float32"):
-        assert backend.verify(call)
 
 
 @pytest.mark.parametrize("name", ["edge_groups", "dilated_stride_2"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 from cases import conv as cases
 from cases.draw import Draw
-from machine import machine
+from machine import adapter, machine
 
 from cnnengine.kernels import registry
 from cnnengine.kernels.spec import Conv2d
@@ -13,9 +16,10 @@ from cnnengine.kernels.spec import Conv2d
 if (REASON := registry.missing("triton")) is not None:
     pytest.skip(f"backend triton: {REASON}", allow_module_level=True)
 
-from cnnengine.kernels.triton import launch
+from cnnengine.kernels.triton import conv_dgrad, launch, tiles
 
 SAME = (1, 1, 1, 1)
+GEOMETRIES = ("odd_pool", "groups", "edge_uneven", "dilated_stride_2")
 
 # x (N, H, W, C), w (K, R, S, C / groups), parameters: at least 16 channels and filters
 DEEP = {
@@ -26,6 +30,36 @@ DEEP = {
     "groups": ((1, 5, 6, 34), (36, 3, 2, 17), Conv2d(padding=SAME, groups=2)),
     "whole_steps": ((2, 8, 8, 64), (32, 3, 3, 64), Conv2d(padding=SAME)),
 }
+
+
+def backend_with(**tile):
+    """The Triton backend with parts of every product's tile replaced."""
+    backend = registry.load("triton")
+
+    def choose(function, arguments):
+        config = backend.choose(function, arguments)
+        known = {name: tile[name] for name, _ in config.tile if name in tile}
+        made = replace(config, tile=tuple({**dict(config.tile), **known}.items()))
+        if function in ("conv2d", "conv2d_wgrad"):
+            return replace(made, workspace_bytes=4 * made["splits"] * arguments["out"].size)
+        if function == "conv2d_dgrad":
+            shape, op, splits = arguments["out"].shape, arguments["op"], made["splits"]
+            used = tiles.Tile(**{n: v for n, v in made.tile if n != "splits"})
+            count = conv_dgrad.scratch_floats(
+                shape, op, used, arguments.get("db") is not None, splits
+            )
+            return replace(made, workspace_bytes=4 * sum(count))
+        # smaller tiles leave more partial sums
+        return replace(made, workspace_bytes=max(config.workspace_bytes, 1) * 256)
+
+    return replace(machine("triton"), variant=choose, adapter=adapter("triton"))
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_conv__small_tiles_and_splits(name):
+    backend = backend_with(rows=32, columns=16, depth=32, group=2, splits=3)
+    for call in cases.listed(name, "float32"):
+        assert backend.verify(call)
 
 
 @pytest.mark.parametrize("name", DEEP)
@@ -39,3 +73,29 @@ def test_conv__many_channels_with_offsets_of_64_bits(monkeypatch):
     monkeypatch.setattr(launch, "LARGE", 1)
     for call in cases.calls(Draw("deep:long"), *DEEP["groups"], "float32"):
         assert machine("triton").verify(call)
+
+
+@pytest.mark.parametrize("name", ["uneven", "edge"])
+def test_conv__split_sums(name):
+    draw = Draw(f"split:{name}")
+    for call in cases.calls(draw, *DEEP[name], "float32"):
+        assert backend_with(rows=64, columns=32, depth=16, splits=3).verify(call)
+
+
+def layer(images):
+    """The arguments of conv5 of VGG16, in so far as `choose` looks at them."""
+    x = SimpleNamespace(shape=(images, 14, 14, 512), dtype="float16")
+    w = SimpleNamespace(shape=(512, 3, 3, 512), dtype="float16")
+    return {"x": x, "w": w, "out": x, "dy": x, "op": Conv2d(padding=SAME)}
+
+
+@pytest.mark.parametrize("function", ["conv2d", "conv2d_dgrad"])
+def test_choose__splits_the_sums_of_a_small_batch(function):
+    with launch.recorded(132, 90):
+        few, many = (registry.load("triton").choose(function, layer(n)) for n in (1, 64))
+    tiles = -(-196 // few["rows"]) * (512 // few["columns"])
+    assert few["splits"] > 1
+    assert 66 < tiles * few["splits"] <= 132
+    assert few.workspace_bytes == 4 * few["splits"] * 196 * 512
+    assert many["splits"] == 1
+    assert many.workspace_bytes == 0
