@@ -6,6 +6,7 @@ One file for each method; each stands on its own:
     conv_dgrad.py     the gradient of x, by phases of the stride, with ReLU mask and bias gradient
     conv_wgrad.py     the gradient of w, split over the pixels and added in order
     conv_stem.py      how all three gather from images with few channels
+    conv_depthwise.py  all three where each filter sees one channel
     conv_split.py     the second pass of forward and dgrad, where a small batch has its sums split
     conv_halo.py      forward and dgrad of stride 1 on images with a border of zeros, on sm_90
     conv_halo_wgrad.py  the gradient of w on such images
@@ -28,7 +29,7 @@ from ..spec import Config, Conv2d, MaxPool2d
 from ..spec.contract import Array, Out, dtype_name
 from ..spec.grid import border, positions
 from ..tiling import Problem
-from . import conv_halo, conv_halo_wgrad, conv_unpool
+from . import conv_depthwise, conv_halo, conv_halo_wgrad, conv_unpool
 from .border import zero_border
 from .conv_dgrad import dgrad, scratch_floats
 from .conv_forward import forward, forward_pooled
@@ -70,6 +71,9 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
 def _choose_gather(function: str, arguments: Mapping[str, Any]) -> Config:
     """The same for a call that gathers its patches."""
     op, out = arguments["op"], tuple(arguments["out"].shape)
+    weights = out if function == "conv2d_wgrad" else tuple(arguments["w"].shape)
+    if function != "conv2d_relu_pool" and conv_depthwise.is_depthwise(weights, op):
+        return _choose_depthwise(function, arguments, weights)
     if function == "conv2d_wgrad":
         x = tuple(arguments["x"].shape)
         n, p, q, k = op.output_shape(x, out)
@@ -140,6 +144,25 @@ def _choose_halo(function: str, arguments: Mapping[str, Any]) -> Config:
     return Config("halo", tile.items(), size, f"{reason}; {told}")
 
 
+def _choose_depthwise(function: str, arguments: Mapping[str, Any], w: tuple[int, ...]) -> Config:
+    """The same for filters that see one channel."""
+    op, out = arguments["op"], arguments["out"]
+    processors, parts, size = multiprocessors(), 1, 0
+    if function == "conv2d_wgrad":
+        pixels = positions(arguments["dy"])
+        tile = conv_depthwise.depthwise_tile(pixels, w[0], 1)
+        parts = conv_depthwise.shares(pixels, w, tile, processors)
+        size = 4 * parts * w[0] * w[1] * w[2] if parts > 1 else 0
+    else:
+        n, h, v, channels = out.shape
+        tile = conv_depthwise.depthwise_tile(n * h * v, channels, processors)
+    if function == "conv2d_dgrad":
+        phase, db = conv_depthwise.one_phase(op), arguments.get("db") is not None
+        size = 4 * sum(scratch_floats(tuple(out.shape), phase, tile, db, 1))
+    reason = f"{w[0]} filters of one channel each: no product to form"
+    return Config("depthwise", (*tile.items(), ("splits", parts)), size, reason)
+
+
 def _tile(
     problem: Problem, sizes: tuple[int, int, int], phases: int, taps: int
 ) -> tuple[Tile, int, str]:
@@ -194,7 +217,10 @@ def conv2d(
     arguments = {"x": x, "w": w, "out": out, "op": op}
     arrays = {"x": x, "w": w, "b": b, "out": out, "residual": residual}
     config, memory = _ready("conv2d", arguments, config, workspace, **arrays)
-    if config.algorithm != "halo":
+    if config.algorithm == "depthwise":
+        conv_depthwise.forward(x, w, b, residual, out, op, relu, _tile_of(config))
+        zero_border(out)
+    elif config.algorithm != "halo":
         forward(x, w, b, residual, out, op, relu, _tile_of(config), config["splits"], memory)
         zero_border(out)
     elif not conv_halo.forward(x, w, b, residual, out, op, relu, _tile_of(config)):
@@ -218,7 +244,8 @@ def conv2d_dgrad(
     arrays = {"dy": dy, "w": w, "out": out, "mask": mask, "db": db}
     config, memory = _ready("conv2d_dgrad", arguments, config, workspace, **arrays)
     if config.algorithm != "halo":
-        dgrad(dy, w, out, mask, db, op, _tile_of(config), config["splits"], memory)
+        direct = config.algorithm == "depthwise"
+        dgrad(dy, w, out, mask, db, op, _tile_of(config), config["splits"], memory, direct)
         zero_border(out)
     elif not conv_halo.dgrad(dy, w, out, mask, db, op, _tile_of(config), memory):
         zero_border(out)
@@ -238,8 +265,11 @@ def conv2d_wgrad(
     arguments = {"x": x, "dy": dy, "out": out, "op": op}
     arrays = {"x": x, "dy": dy, "out": out}
     config, memory = _ready("conv2d_wgrad", arguments, config, workspace, **arrays)
-    run = conv_halo_wgrad.wgrad if config.algorithm == "halo" else wgrad
-    run(x, dy, out, op, _tile_of(config), config["splits"], memory)
+    given = (x, dy, out, op, _tile_of(config), config["splits"], memory)
+    if config.algorithm == "halo":
+        conv_halo_wgrad.wgrad(*given)
+    else:
+        wgrad(*given, depthwise=config.algorithm == "depthwise")
 
 
 @spec.implements(spec.conv2d_relu_pool)

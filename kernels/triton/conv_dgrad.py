@@ -31,6 +31,7 @@ import triton.language as tl
 
 from .. import spec
 from ..spec.grid import grid
+from . import conv_depthwise
 from .conv_forward import constants, tile_of_program
 from .conv_gather import MOST_BITS, load_pixels, taps_inside, within
 from .conv_split import finish, finish_block
@@ -258,16 +259,20 @@ def scratch_floats(
 
 def dgrad(
     dy: Any, w: Any, out: Any, mask: Any, db: Any, op: spec.Conv2d, tile: Tile, splits: int,
-    workspace: Any,
+    workspace: Any, depthwise: bool = False,
 ) -> None:  # fmt: skip
     """dx, its mask and db; `workspace` is float32 of `scratch_floats`."""
-    padded, shares, count = scratch_floats(out.shape, op, tile, db is not None, splits)
+    seen = conv_depthwise.one_phase(op) if depthwise else op
+    padded, shares, count = scratch_floats(out.shape, seen, tile, db is not None, splits)
     sums = workspace[padded : padded + shares] if shares else None
     parts = workspace[padded + shares : padded + shares + count] if count else None
     into = workspace[:padded].reshape(padded_shape(out.shape, op)) if padded else out
     corner = (0, 0) if padded else (op.padding[0], op.padding[2])
     fused = (mask, sums) if not padded and parts is None else (None, None)
-    _product(dy, w, into, *fused, parts, op, corner, tile, splits)
+    if depthwise:
+        conv_depthwise.dgrad(dy, w, into, *fused, op, corner, tile)
+    else:
+        _product(dy, w, into, *fused, parts, op, corner, tile, splits)
     if parts is not None:
         finish(parts, splits, into, **({} if padded else {"mask": mask, "sums": sums}))
     if padded:

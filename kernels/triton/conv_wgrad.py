@@ -19,6 +19,7 @@ import triton.language as tl
 
 from .. import spec
 from ..spec.grid import grid, positions
+from . import conv_depthwise
 from .conv_forward import constants, tile_of_program
 from .conv_gather import load_pixels
 from .conv_stem import has_few_channels, wgrad_of_few_channels_kernel
@@ -111,7 +112,10 @@ def splits(tile: Tile, pixels: int, w_shape: tuple[int, ...], groups: int) -> in
     return max(1, min(2 * multiprocessors() // tiles, most, MOST_SPLITS))
 
 
-def wgrad(x: Any, dy: Any, out: Any, op: spec.Conv2d, tile: Tile, parts: int, memory: Any) -> None:
+def wgrad(
+    x: Any, dy: Any, out: Any, op: spec.Conv2d, tile: Tile, parts: int, memory: Any,
+    depthwise: bool = False,
+) -> None:  # fmt: skip
     """dw from `parts` splits; `memory` is float32 [parts * dw's size], or unused for one split."""
     seen, summed = grid(x), grid(dy)
     pixels = positions(dy)  # a border adds zeros
@@ -121,18 +125,21 @@ def wgrad(x: Any, dy: Any, out: Any, op: spec.Conv2d, tile: Tile, parts: int, me
     taps = out.shape[1] * out.shape[2] * out.shape[3]
     tiles = cdiv(out.shape[0] // op.groups, tile.rows) * cdiv(taps, tile.columns)
     target = out if parts == 1 else memory[: parts * out.size]
-    few = has_few_channels(out.shape)
-    launch(
-        wgrad_of_few_channels_kernel if few else _conv2d_wgrad_kernel,
-        op.groups * parts * tiles,
-        *(x, dy, target, pixels, seen.lines, seen.line, summed.lines, summed.line),
-        *(parts, cdiv(cdiv(pixels, tile.depth), parts), seen.pitch, summed.pitch),
-        **constants(op, out.shape),
-        EDGE=op.padding_mode == "edge",
-        EVEN=pixels % tile.depth == 0,
-        LONG=large(x, dy) or parts * out.size >= 2**31,
-        **{"BLOCK_FILTERS": tile.rows, "BLOCK_TAPS": tile.columns, "BLOCK_DEPTH": tile.depth},
-        **{"GROUP_ROWS": tile.group, "warps": tile.warps, "stages": tile.stages},
-    )
+    if depthwise:
+        conv_depthwise.wgrad(x, dy, target, op, out.shape, tile, parts)
+    else:
+        few = has_few_channels(out.shape)
+        launch(
+            wgrad_of_few_channels_kernel if few else _conv2d_wgrad_kernel,
+            op.groups * parts * tiles,
+            *(x, dy, target, pixels, seen.lines, seen.line, summed.lines, summed.line),
+            *(parts, cdiv(cdiv(pixels, tile.depth), parts), seen.pitch, summed.pitch),
+            **constants(op, out.shape),
+            EDGE=op.padding_mode == "edge",
+            EVEN=pixels % tile.depth == 0,
+            LONG=large(x, dy) or parts * out.size >= 2**31,
+            **{"BLOCK_FILTERS": tile.rows, "BLOCK_TAPS": tile.columns, "BLOCK_DEPTH": tile.depth},
+            **{"GROUP_ROWS": tile.group, "warps": tile.warps, "stages": tile.stages},
+        )
     if parts > 1:
         add_in_order(target, out, parts)

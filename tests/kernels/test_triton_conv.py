@@ -19,7 +19,7 @@ if (REASON := registry.missing("triton")) is not None:
 from cnnengine.kernels.triton import conv_dgrad, launch, tiles
 
 SAME = (1, 1, 1, 1)
-GEOMETRIES = ("odd_pool", "groups", "edge_uneven", "dilated_stride_2")
+GEOMETRIES = ("odd_pool", "edge_groups", "edge_uneven", "dilated_stride_2")
 
 # x (N, H, W, C), w (K, R, S, C / groups), parameters: at least 16 channels and filters
 DEEP = {
@@ -80,6 +80,21 @@ def test_conv__split_sums(name):
     draw = Draw(f"split:{name}")
     for call in cases.calls(draw, *DEEP[name], "float32"):
         assert backend_with(rows=64, columns=32, depth=16, splits=3).verify(call)
+
+
+def test_conv2d_wgrad__shares_of_depthwise_filters():
+    calls = cases.listed("depthwise_twice", "float16")
+    (call,) = (c for c in calls if c.function == "conv2d_wgrad")
+    assert backend_with(rows=4, columns=8, splits=3).verify(call)
+
+
+def test_choose__takes_filters_of_one_channel_for_what_they_are():
+    backend, w = registry.load("triton"), SimpleNamespace(shape=(32, 3, 3, 1), dtype="float16")
+    for groups, algorithm in ((32, "depthwise"), (8, "depthwise"), (4, "implicit-gemm")):
+        x = SimpleNamespace(shape=(2, 9, 9, groups), dtype="float16")
+        out = SimpleNamespace(shape=(2, 7, 7, 32), dtype="float16")
+        given = {"x": x, "w": w, "out": out, "op": Conv2d(groups=groups)}
+        assert backend.choose("conv2d", given).algorithm == algorithm
 
 
 def layer(images):
