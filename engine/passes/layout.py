@@ -54,7 +54,8 @@ def _wanted(graph: Graph, least_width: int) -> Borders:
     borders: Borders = {}
     for node, value in _sources(graph):
         rows, columns = _reach(node["op"])
-        fits = value.kind == "result" and value.shape[2] >= least_width and value not in seen
+        h, w = value.shape[1:3]  # of a single row or column, strides do not tell the border
+        fits = value.kind == "result" and h > 1 and w >= max(least_width, 2) and value not in seen
         if fits and rows + columns:
             before = borders.get(value, (0, 0))
             borders[value] = max(before[0], rows), max(before[1], columns)

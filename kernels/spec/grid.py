@@ -26,7 +26,8 @@ class Grid(NamedTuple):
 def grid(array: Array) -> Grid:
     """The grid of an NHWC array, or of a graph's value, which may have a `border`.
 
-    Where an axis of extent 1 leaves it open, there is no border. Raises: ShapeError.
+    What an axis of extent 1 leaves open: a single column has no border, and what lies between
+    images of a single row counts as columns. Raises: ShapeError.
     """
     if (found := _grid(array)) is None:
         raise ShapeError(f"not NHWC: shape={tuple(array.shape)}, strides={array.strides} bytes")
@@ -43,8 +44,10 @@ def _grid(array: Array) -> Grid | None:
         return Grid(h, w, c)
     image, row, pixel = (stride // array.dtype.itemsize for stride in strides[:3])
     pitch = pixel if w > 1 else row if h > 1 else image if n > 1 else c
-    line = row // pitch if w > 1 and h > 1 and pitch > 0 else w
-    lines = image // (line * pitch) if n > 1 and line * pitch > 0 else h
+    if pitch <= 0:
+        return None
+    line = w if w == 1 else row // pitch if h > 1 else image // pitch if n > 1 else w
+    lines = image // (line * pitch) if n > 1 and line > 0 else h
     steps = (lines * line * pitch, line * pitch, pitch, 1)
     fits = all(
         extent == 1 or stride == step * array.dtype.itemsize

@@ -192,7 +192,13 @@ def _ready(
     usable(function, **arrays, workspace=workspace)
     if (reason := supports(function, {**arrays, **arguments})) is not None:
         raise UnsupportedError(f"{function}: backend triton {reason}; use backend numpy")
-    config = config or choose(function, arguments)
+    if config is None:
+        config = choose(function, arguments)
+    elif config.algorithm == "halo" and (reason := conv_halo.declined(function, arguments)):
+        raise UnsupportedError(
+            f"{function}: backend triton cannot take shifts of one matrix here: {reason}; "
+            f"use the configuration of its own choose(), or use backend numpy"
+        )
     return config, scratch(workspace, config.workspace_bytes // 4)
 
 

@@ -93,6 +93,18 @@ def test_declined__without_a_copy_engine():
 
 
 @TRITON
+def test_conv2d__refuses_shifts_without_a_border():
+    """A configuration for other borders would give other numbers."""
+    x, w, op, border = cases.LISTED["same_3x3"]
+    values = {"x": told(x, border), "w": told(w), "out": told(op.output_shape(x, w)), "op": op}
+    config = registry.load("triton").choose("conv2d", values)
+    shapes = (x, w, op.output_shape(x, w))
+    x, w, out = (np.ones(shape, np.float16) for shape in shapes)
+    with pytest.raises(UnsupportedError, match=r"needs a border of \(1, 1\), has x \(0, 0\); use"):
+        registry.load("triton").function("conv2d").unchecked(x, w, None, out, op=op, config=config)
+
+
+@TRITON
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_conv_halo__borders_that_differ(dtype):
     """The source has its border; the others have another one, or none, or are not aligned."""
@@ -155,6 +167,8 @@ def test_grid__is_that_of_the_buffer():
     assert grids.border(view) == (1, 2)
     assert grids.positions(view) == 2 * 6 * 8
     assert grids.grid(view[:1]) == (5, 8, 12)  # nothing tells what lies below one image
+    assert grids.grid(view[:, :1]) == (1, 48, 12)  # nor where the rows below a single one begin
+    assert grids.grid(view[:, :, :1]) == (6, 1, 96)  # nor what lies beside a single column
     assert grids.grid(told((2, 5, 6, 4), (1, 2))) == (6, 8, 4)
 
 
