@@ -85,8 +85,13 @@ class Device:
         array[...] = host
 
     def function(self, name: str) -> Callable[..., None]:
-        """The contract function `name` of the backend that has all of them (the last listed)."""
-        return registry.load(self.backends[-1]).function(name)
+        """The contract function `name` of the best backend that has all of them."""
+        whole = next(backend for backend in self.backends if backend not in PARTIAL)
+        return registry.load(whole).function(name)
+
+    def all_finite(self, array: Any) -> bool:
+        """Whether every number of an arena is finite."""
+        return bool(np.isfinite(array).all())
 
     def reserve(self, size: int) -> None:
         """Announce that so many bytes, as `aligned` counts them, will be asked for from here on.

@@ -154,7 +154,8 @@ class Network:
         size += sum(map(device.aligned, feeds.values()))
         if self._optimizer is not None:
             size += Optimizer.bytes(self._optimizer, layout, device)
-            size += device.slots * device.aligned(
+            slots = 0 if self.scaled else device.slots  # see `make_steps`
+            size += slots * device.aligned(
                 max((feed for (training, _), feed in feeds.items() if training), default=0)
             )
         return size

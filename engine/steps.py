@@ -1,8 +1,8 @@
 """Training steps: forward, backward and update, and when their results are known.
 
-On the CPU a step is done when `run` returns. On a GPU (`QueuedSteps`) it is only handed over: the
-next batch is copied in while it runs, and its losses are read a few steps later, so that neither
-waits for the other. Both make the same steps in the same order.
+On the CPU a step is done when `run` returns (`WaitedSteps`). On a GPU it is only handed over
+(`QueuedSteps`): the next batch is copied in while it runs, and its losses are read a few steps
+later, so that neither waits for the other. Both make the same steps in the same order.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Outcome:
         return float(self.losses.mean())
 
 
-def make_steps(network: Network, optimizer: Optimizer, seed: int) -> HostSteps | QueuedSteps:
-    """The steps of a network on its device."""
-    kind = QueuedSteps if isinstance(network.device, CudaDevice) else HostSteps
-    return kind(network, optimizer, seed)
+def make_steps(network: Network, optimizer: Optimizer, seed: int) -> WaitedSteps | QueuedSteps:
+    """The steps of a network on its device; float16 waits for its gradients to be looked at."""
+    queued = isinstance(network.device, CudaDevice) and not network.scaled
+    return (QueuedSteps if queued else WaitedSteps)(network, optimizer, seed)
 
 
 def _outcome(
@@ -60,13 +60,14 @@ def _outcome(
     return Outcome(step, lr, losses, correct, time.perf_counter() - begun)
 
 
-class HostSteps:
+class WaitedSteps:
     """Steps that are done when they return."""
 
     def __init__(self, network: Network, optimizer: Optimizer, seed: int) -> None:
         """Steps of `network`, their random numbers under `seed`."""
         self.network, self.optimizer, self.seed = network, optimizer, seed
         self.device = network.device
+        self._run = {n: self.device.repeatable(p.run) for n, p in network.training.items()}
 
     def run(self, batch: Batch, progress: Progress, lr: float) -> list[Outcome]:
         """Make the step that `progress` stands before; its outcome.
@@ -79,7 +80,7 @@ class HostSteps:
         if network.scaled:
             inputs["grad_scale"] = np.array([progress.loss_scale])
         plan.feed(inputs, seed=self.seed, step=progress.step, lr=lr)
-        plan.run()
+        self._run[len(batch.labels)]()
         losses = self.device.to_host(plan.output("loss")).astype(np.float64)
         loss = float(losses.mean())
         if not math.isfinite(loss):
@@ -99,7 +100,7 @@ class HostSteps:
         """Dynamic loss scaling (float16): skip the update and halve the scale on overflow."""
         if not self.network.scaled:
             return True
-        if not np.isfinite(self.device.to_host(self.network.parameters.gradients)).all():
+        if not self.device.all_finite(self.network.parameters.gradients):
             progress.loss_scale /= 2
             progress.good_steps = 0
             if progress.loss_scale < LEAST_SCALE:

@@ -60,7 +60,9 @@ def test_gpu__trains_to_the_bits_of_the_cpu(tmp_path, on_cpu, simulated, seed):
     assert simulated.log.count("replay") > 0
 
 
-@pytest.mark.parametrize("settings", [{"optimizer": "adamw", "lr": 0.01}, {"precision": "bf16"}])
+@pytest.mark.parametrize(
+    "settings", [{"optimizer": "adamw", "lr": 0.01}, {"precision": "bf16"}, {"precision": "fp16"}]
+)
 def test_gpu__other_settings_train_to_the_bits_of_the_cpu(tmp_path, on_cpu, simulated, settings):
     _assert_same(_run(toy_trainer(tmp_path / "gpu", device="cuda", **settings)), on_cpu(**settings))
 
@@ -95,10 +97,26 @@ def test_gpu__the_arena_is_as_large_as_planned(tmp_path, simulated):
     assert simulated.used == device.arena_bytes
 
 
-@pytest.mark.parametrize("precision", ["fp16", "fp64"])
-def test_gpu__precisions_that_it_does_not_have(tmp_path, simulated, precision):
-    with pytest.raises(InputError, match=f"precision {precision} needs .*; cuda:0 has fp32, tf32"):
-        toy_trainer(tmp_path / "run", device="cuda", precision=precision)
+def test_gpu__float16_overflow_skips_steps_as_the_cpu_does(tmp_path, simulated):
+    told = {}
+    for place, kernels in (("cpu", "numpy"), ("cuda", "auto")):
+        trainer = toy_trainer(
+            tmp_path / place, device=place, kernels=kernels, precision="fp16", epochs=1
+        )
+        trainer.progress.loss_scale = 2.0**30
+        scales = []
+        trainer.run(lambda _, t=trainer, s=scales: s.append(t.progress.loss_scale))
+        told[place] = scales, trainer.network.state_dict()
+        assert getattr(trainer.device, "left", lambda: 0)() == 0
+    assert told["cuda"][0] == told["cpu"][0]
+    assert told["cpu"][0][0] == 2.0**29
+    for name, value in told["cpu"][1].items():
+        np.testing.assert_array_equal(told["cuda"][1][name], value, err_msg=name)
+
+
+def test_gpu__float64_needs_the_cpu(tmp_path, simulated):
+    with pytest.raises(InputError, match="precision fp64 needs the CPU; cuda:0 has fp32, tf32"):
+        toy_trainer(tmp_path / "run", device="cuda", precision="fp64")
 
 
 @pytest.mark.parametrize(("precision", "products"), [("fp32", "tf32x3"), ("tf32", "tf32")])
