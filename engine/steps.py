@@ -84,8 +84,7 @@ class WaitedSteps:
         losses = self.device.to_host(plan.output("loss")).astype(np.float64)
         loss = float(losses.mean())
         if not math.isfinite(loss):
-            layer = diagnose.first_non_finite(network, inputs, seed=self.seed, step=progress.step)
-            raise StepError(_not_finite(loss, progress.step, progress.epoch, layer))
+            raise _not_finite(network, inputs, loss, self.seed, progress.step, progress.epoch)
         logits = self.device.to_host(plan.output("logits"))
         if self._gradients_usable(progress):
             scale = plan.fed["grad_scale"] if network.scaled else None
@@ -115,8 +114,14 @@ class WaitedSteps:
         return True
 
 
-def _not_finite(loss: float, step: int, epoch: int, layer: str) -> str:
-    return (
+def _not_finite(
+    network: Network, inputs: dict[str, np.ndarray], loss: float, seed: int, step: int, epoch: int
+) -> StepError:
+    try:
+        layer = diagnose.first_non_finite(network, inputs, seed=seed, step=step)
+    except MemoryError:
+        layer = f"a layer that {network.device.name} has too little memory left to look for"
+    return StepError(
         f"the loss is {loss} at step {step} (epoch {epoch + 1}); the first values that are not "
         f"finite are those of {layer}"
     )
@@ -227,10 +232,8 @@ class QueuedSteps:
         self._read = time.perf_counter()
         if not math.isfinite(outcome.loss):
             self._pending.clear()
-            layer = diagnose.first_non_finite(
-                self.network, told.inputs, seed=self.seed, step=told.step
-            )
-            raise StepError(_not_finite(outcome.loss, told.step, told.epoch, layer))
+            network, loss = self.network, outcome.loss
+            raise _not_finite(network, told.inputs, loss, self.seed, told.step, told.epoch)
         return outcome
 
 

@@ -99,6 +99,7 @@ class Trainer:
         self.loader = Loader(
             splits.train, config.batch_size, seed=config.seed, augment=augment,
             mean=splits.mean, std=splits.std,
+            dtype={"fp16": "float16", "bf16": "bfloat16"}.get(config.precision, "float32"),
         )  # fmt: skip
         self.schedule = get_schedule(config.schedule)
         self.total_steps = config.epochs * self.loader.steps_per_epoch

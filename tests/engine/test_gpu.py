@@ -180,6 +180,15 @@ def test_gpu__a_loss_that_is_not_finite_is_found_before_a_checkpoint(tmp_path, s
     assert trainer.folder.last.read_bytes() == kept["last"]
 
 
+def test_gpu__without_memory_to_look_for_the_layer(tmp_path, simulated):
+    trainer = toy_trainer(tmp_path / "run", device="cuda")
+    _, view = next(iter(trainer.network.parameters))
+    trainer.device.copy_from_host(view, np.full(view.shape, np.nan))
+    simulated.memory = simulated.used
+    with pytest.raises(TrainingError, match="nan at step 0 .*a layer that cuda:0 has too little"):
+        trainer.run()
+
+
 def test_gpu__stopped_and_resumed_on_the_cpu_and_back(tmp_path, simulated, on_cpu):
     expected, places = on_cpu(), []
     for place in ("cuda", "cpu", "cuda", "cuda"):

@@ -34,25 +34,27 @@ def _trained(folder, steps, **settings):
     return np.array(losses), dict(trainer.network.state_dict())
 
 
-def _compare(tmp_path, steps, **settings):
-    if (reason := registry.missing("triton")) is not None:
-        pytest.skip(f"backend triton: {reason}")
+def _compare(tmp_path, steps, kernels, **settings):
+    if (reason := registry.missing(kernels)) is not None:
+        pytest.skip(f"backend {kernels}: {reason}")
     expected, parameters = _trained(tmp_path / "numpy", steps, kernels="numpy", **settings)
-    losses, changed = _trained(tmp_path / "triton", steps, device="interpreter", **settings)
+    settings |= {"device": "interpreter", "kernels": kernels}
+    losses, changed = _trained(tmp_path / kernels, steps, **settings)
     assert len(losses) == steps
     assert_close("losses", losses, expected, "float32")
     for name, value in parameters.items():
         assert_close(name, changed[name], value, "float32")
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_interpreter__two_training_steps_equal_numpy_s(tmp_path, optimizer):
-    _compare(tmp_path, 2, optimizer=optimizer)
+@pytest.mark.parametrize(("kernels", "optimizer"), [("triton", "adamw"), ("cupy", "sgd")])
+def test_interpreter__two_training_steps_equal_numpy_s(tmp_path, kernels, optimizer):
+    _compare(tmp_path, 2, kernels, optimizer=optimizer)
 
 
-@pytest.mark.slow  # about a second a step
-def test_interpreter__twenty_losses_equal_numpy_s(tmp_path):
-    _compare(tmp_path, STEPS)
+@pytest.mark.slow  # seconds a step
+@pytest.mark.parametrize("kernels", ["triton", "cupy"])
+def test_interpreter__twenty_losses_equal_numpy_s(tmp_path, kernels):
+    _compare(tmp_path, STEPS, kernels)
 
 
 def test_open_device__interpreter_runs_the_gpu_s_kernels_on_host_arrays():
@@ -60,6 +62,18 @@ def test_open_device__interpreter_runs_the_gpu_s_kernels_on_host_arrays():
     assert device.backends == ("triton",)
     assert "slow" in device.warning
     assert type(device.empty((2, 3), "float32")) is np.ndarray
+
+
+def test_open_device__interpreter_runs_cuda_cpp_in_its_simulator():
+    if (reason := registry.missing("cupy")) is not None:
+        pytest.skip(f"backend cupy: {reason}")
+    device = open_device("interpreter", "cupy")
+    assert device.backends == ("cupy",)
+    x, out = device.zeros((2, 3), "float32"), device.empty((2, 3), "float32")
+    x[:] = [-1, 0, 2]
+    with device.session():
+        device.function("relu")(x, out)
+    assert out.tolist() == [[0, 0, 2]] * 2
 
 
 @pytest.mark.parametrize(
