@@ -105,19 +105,19 @@ def launches(architecture: int) -> Iterator[tuple[str, Launch]]:
 
 
 def _kind(launch: Launch) -> str:
-    """What the compiled code depends on, but for the extents of a layer.
+    """What the compiled code depends on, but for the extents of a layer and its images.
 
     Of these count whether they are multiples of the blocks and of what one load takes, and
-    whether a filter has one tap or several.
+    whether a filter has one tap or several; not whether H, W or N are multiples of 16.
     """
-    signature, constants, attributes = _specialised(launch)
+    signature, constants, _ = _specialised(launch)
     blocks = [v for name, v in sorted(constants.items()) if name.startswith("BLOCK_")]
     for name in set(EXTENTS) & set(launch.constants):
         extent = constants.pop(name)
         constants[f"{name} kind"] = (extent > 0, extent > 1)
         if name in ("C", "K"):
             constants[f"{name} kind"] = math.gcd(extent, 16), [extent % b == 0 for b in blocks]
-    told = (launch.kernel.__name__, signature, sorted(constants.items()), attributes)
+    told = (launch.kernel.__name__, signature, sorted(constants.items()))
     return f"{told} {launch.warps} {launch.stages}"
 
 
