@@ -75,6 +75,8 @@ def _bordered(array: Make) -> Iterator[Case]:
         yield from layer_calls(array, precise, dtype, border=(1, 1))
     row = layer(17, 128, 192, (1, 7), name="inception 1x7 bordered")
     yield from layer_calls(array, row, "bfloat16", border=(0, 3))
+    strided = layer(56, 128, 256, stride=2, name="3x3/2 bordered")  # gathered, into a border
+    yield from layer_calls(array, strided, "bfloat16", border=(1, 1))
 
 
 def problem_calls(array: Make, problem: Problem) -> Iterator[Case]:
@@ -106,6 +108,7 @@ def convolutions(array: Make) -> Iterator[Case]:
         layer(56, 128, 256, 3, stride=2, mode="edge", name="3x3/2 edge"),
         layer(28, 128, 128, dilation=2, name="3x3 dilated"),
         layer(28, 128, 128, groups=4, name="3x3 in 4 groups"),
+        layer(56, 144, 144, groups=144, name="3x3 depthwise"),
         layer(28, 13, 17, name="3x3 odd channels"),
         layer(73, 80, 192, padding=0, name="inception 3x3"),
         layer(17, 160, 160, (1, 7), name="inception 1x7"),

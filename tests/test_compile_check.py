@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,7 @@ if (REASON := registry.missing("triton")) is not None:
     pytest.skip(f"backend triton: {REASON}", allow_module_level=True)
 
 from cnnengine.bench import compile_check, ratchet
+from cnnengine.kernels import triton as triton_kernels
 from cnnengine.kernels.triton import launch
 
 LISTING = """
@@ -122,6 +125,13 @@ def test_launches__cover_every_function_of_the_contract(compiling):
     compiled = {label.split(": ")[1].split()[0] for label in labels}
     # their launches are those of concat and dense_dgrad
     assert compiled | {"channel_slice", "bias_grad"} == set(spec.CONTRACTS)
+
+
+def test_launches__cover_every_kernel(compiling):
+    folder = Path(triton_kernels.__path__[0])
+    text = "".join(file.read_text() for file in folder.glob("*.py"))
+    kernels = set(re.findall(r"^@triton\.jit\ndef (\w+_kernel)\(", text, re.MULTILINE))
+    assert kernels == {made.kernel.__name__ for _, made in compile_check.launches(90)}
 
 
 def test_main__quick_finds_nothing_worse():
