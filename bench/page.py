@@ -18,7 +18,7 @@ from .report import Row
 
 Result = Mapping[str, Any]
 WIDEST = 4.0  # a ratio whose bar is as wide as its cell
-FILES = resources.files(__package__) / "page_files"
+FILES = resources.files(str(__package__)) / "page_files"
 
 
 def write(path: Path, results: Sequence[Result]) -> None:

@@ -178,6 +178,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Where the two runs were not made alike, a line each."""
     pairs = [
         ("processor", old["machine"].get("cpu"), new["machine"].get("cpu")),
+        ("GPU", *((told["machine"].get("gpu") or {}).get("name") for told in (old, new))),
         ("threads", old["settings"].get("threads"), new["settings"].get("threads")),
     ]
     versions = old.get("versions", {}), new.get("versions", {})

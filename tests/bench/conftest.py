@@ -8,9 +8,17 @@ import warnings
 
 import pytest
 
-from cnnengine.bench import machine
+from cnnengine.bench import machine, roofline
 from cnnengine.cli.main import main
 from cnnengine.kernels.numpy import threads
+
+
+@pytest.fixture(autouse=True)
+def small_ceilings(monkeypatch):
+    """Ceilings that take no time; they are too low, as all small work is."""
+    monkeypatch.setattr(roofline, "COPY_BYTES", 1 << 16)
+    monkeypatch.setattr(roofline, "GEMM_SIZE", 64)
+    monkeypatch.setattr(roofline, "REPEATS", 2)
 
 
 @pytest.fixture

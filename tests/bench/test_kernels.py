@@ -51,6 +51,45 @@ def test_kernels__json_tells_all_of_a_row(torch, bench_json):
             assert row["gflops"] == pytest.approx(row["flops"] / row["ours"] / 1e9)
 
 
+def test_kernels__batches_and_precisions_are_rows_of_their_own(torch, bench_json, tmp_path):
+    page = tmp_path / "page.html"
+    arguments = ("--suite", "odd", "--layers", "1", "--passes", "forward+relu,wgrad")
+    arguments += ("--precision", "fp32,bf16", "--seconds", "0.001", "--html", page)
+    code, told, err = bench_json("kernels", *arguments, "--batch", "1,3")
+    assert code == 0, err
+    keys = [row["key"].removeprefix("odd/29x29x3 → 5, 3x3/") for row in told["rows"]]
+    assert sorted(keys) == sorted(
+        f"{name}/batch {batch}{kind}"
+        for name in ("forward+relu", "wgrad") for batch in (1, 3) for kind in ("", "/bf16")
+    )  # fmt: skip
+    copy, gemm = told["ceilings"]["copy"], told["ceilings"]["gemm"]["float32"]
+    for row in told["rows"]:
+        full = row["precision"] == "fp32"
+        x, y = 29 * 29 * 3 * row["batch"], 29 * 29 * 5 * row["batch"]
+        bias = 5 if row["pass"] == "forward+relu" else 0  # float32, as a gradient of filters is
+        filters = 4 if full or row["pass"] == "wgrad" else 2
+        assert row["bytes"] == (4 if full else 2) * (x + y) + 135 * filters + 4 * bias
+        floor = max(row["flops"] / gemm, row["bytes"] / copy) if full else None
+        assert row["floor"] == floor
+        assert row["roofline"] == (floor / row["ours"] if full else None)
+    assert page.read_text().count("<circle") == 2 * 8
+
+
+def test_kernels__what_torch_cannot_do_is_told(torch, bench_json, monkeypatch):
+    from cnnengine.bench import baselines
+
+    def refuse(*_):
+        raise NotImplementedError("not for this type\nlong story")
+
+    monkeypatch.setattr(baselines, "_packed", lambda *_: refuse)
+    arguments = ("--suite", "odd", "--layers", "1", "--passes", "forward", *QUICK)
+    code, told, _ = bench_json("kernels", *arguments)
+    assert code == 0
+    (row,) = told["rows"]
+    assert "torch onednn-packed: not for this type" in row["declined"]
+    assert "torch onednn-packed" not in row["candidates"]
+
+
 def test_kernels__table_has_a_line_for_each_row(bench):
     arguments = ("--suite", "odd", "--layers", "1,6", "--passes", "forward,wgrad,max_pool")
     code, out, _ = bench("kernels", *arguments, *QUICK)
@@ -131,6 +170,8 @@ def test_kernels__without_torch_shows_our_figures_and_the_install_line(no_torch,
         (("kernels", "--layers", "1", "--passes", "max_pool"), "no layer of --suite vgg-small"),
         (("kernels", "--against", "tensorflow"), "unknown --against 'tensorflow'"),
         (("kernels", "--device", "tpu"), "unknown device 'tpu'"),
+        (("kernels", "--precision", "tf32"), "unknown precision of --device cpu 'tf32'"),
+        (("kernels", "--batch", "1,0"), "--batch 1,0: must be numbers of at least 1"),
         (("network", "--arch", "vgg-smal"), "unknown architecture 'vgg-smal' (did you mean vgg-"),
         (("network", "--mode", "training"), "unknown mode 'training' (did you mean train"),
     ],

@@ -13,8 +13,9 @@ import simulated_cuda
 
 from cnnengine.bench import gpu, kernels, kernels_cuda, machine, nvml, roofline, work
 from cnnengine.bench.suites import SUITES, layer
+from cnnengine.bench.verify import judge, suite
 from cnnengine.engine.device import numpy_dtype
-from cnnengine.kernels import cuda
+from cnnengine.kernels import cuda, registry
 
 LAYER = SUITES["odd"].layers[1]
 L2 = 1 << 14
@@ -137,7 +138,7 @@ def test_measure_work__beside_cudnn(simulated, torch_on_host):
 
 @pytest.mark.parametrize("name", ["dgrad", "wgrad", "avg_pool", "max_pool"])
 def test_measure_work__gradients_and_pools(simulated, torch_on_host, name):
-    made = work.make(LAYER, name, 2, "fp16")
+    made = work.make(LAYER, name, 2, "bf16")
     row = kernels_cuda.measure_work(made, CudaDevice(), seconds=0.01, rounds=2, against=True)
     compiled = set() if "grad" in name else {"torch compile"}
     assert set(row["candidates"]) == {"simulated", "cudnn eager", *compiled}
@@ -159,6 +160,24 @@ def test_run__takes_the_gpus_way(simulated):
     assert row["buffers"] >= 1
     assert row["floor"] is None
     assert row["roofline"] is None
+
+
+@pytest.mark.parametrize("function", ["conv2d", "conv2d_relu_pool", "concat", "sgd_update"])
+def test_verify__judges_in_the_devices_memory(simulated, function):
+    device = CudaDevice()
+    rows = list(suite.run(device, [function], suite.Suite("small", 4, 0, 5, 1e5, False), 3))
+    assert {(row["state"], row["backend"]) for row in rows} == {("passed", "simulated")}
+    assert simulated.allocations
+
+
+def test_verify__finds_damage_in_the_devices_memory(simulated, monkeypatch):
+    function = registry.load("numpy").function("relu")
+    monkeypatch.setattr(function, "unchecked", lambda x, out: out.fill(0))
+    verdict = judge.judge(
+        "relu", {"x": np.ones(5, np.float32), "out": judge.blank((5,), "float32")},
+        registry.load("simulated"), device=CudaDevice(),
+    )  # fmt: skip
+    assert verdict.told.startswith("out: 5 of 5 values differ")
 
 
 def test_record__what_cannot_be_captured_is_timed_without_a_graph(simulated):
