@@ -1,9 +1,9 @@
 """Whole networks: a training step and inference, ours beside torch's, checked, then timed.
 
 A training step is forward, backward and an SGD update (momentum, Nesterov, weight decay on
-weights only) in float32, and ends with the loss on the host. Both sides start from the same
-weights and see the same batch, which is in memory before the clock starts; ours still copies it
-in, as training does. The check comes first: logits, every parameter's gradient and every
+weights only) in float32, and ends with the loss on the host, on a GPU too. Both sides start from
+the same weights and see the same batch, which is in memory before the clock starts; ours still
+copies it in, as training does. The check comes first: logits, every parameter's gradient and every
 parameter after one update, with one set of dropout masks on both sides.
 """
 
@@ -16,10 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from ..engine.checkpoint import Progress
+from ..engine.data import Batch
 from ..engine.device import Device, open_device
 from ..engine.models import get_model
 from ..engine.network import Description, Network
 from ..engine.optim import Optimizer
+from ..engine.steps import make_steps
 from .kernels import timed
 from .timing import Candidate
 
@@ -87,18 +90,15 @@ class OurSide:
         self.optimizer = Optimizer(
             "sgd", self.network.parameters, weight_decay=DECAY, momentum=MOMENTUM
         )
-        self.steps = 0
+        self.steps = make_steps(self.network, self.optimizer, seed=0)
+        self.batch = Batch(0, setting.x, setting.labels, np.arange(setting.batch))
+        self.progress = Progress()
 
     def train(self) -> float:
-        """One training step; the mean loss."""
-        plan = self.network.training[self.setting.batch]
-        inputs = {"x": self.setting.x, "labels": self.setting.labels}
-        plan.feed(inputs, seed=0, step=self.steps)
-        plan.run()
-        loss = float(self.device.to_host(plan.output("loss")).mean())
-        self.optimizer.update(LR, self.steps)
-        self.steps += 1
-        return loss
+        """One training step, as `cnnengine train` makes it; the mean loss."""
+        done = self.steps.run(self.batch, self.progress, LR) + self.steps.drain()
+        self.progress.step += 1
+        return done[-1].loss
 
     def infer(self) -> np.ndarray:
         """The logits of the batch."""

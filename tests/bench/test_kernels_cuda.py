@@ -11,40 +11,16 @@ import numpy as np
 import pytest
 import simulated_cuda
 
-from cnnengine.bench import gpu, kernels, kernels_cuda, machine, nvml, roofline, work
+from cnnengine.bench import gpu, kernels, kernels_cuda, machine, network, nvml, roofline, work
 from cnnengine.bench.suites import SUITES, layer
 from cnnengine.bench.verify import judge, suite
-from cnnengine.engine.device import numpy_dtype
+from cnnengine.engine import device as devices
+from cnnengine.engine.device import open_device
+from cnnengine.engine.gpu import CudaDevice
 from cnnengine.kernels import cuda, registry
 
 LAYER = SUITES["odd"].layers[1]
 L2 = 1 << 14
-
-
-class CudaDevice:
-    """What the benchmark asks of a CUDA device, on the simulated one."""
-
-    name, backends = "cuda", ("simulated",)
-
-    def __init__(self):
-        self.gpu = cuda.Gpu(0)
-
-    def empty(self, shape, dtype):
-        return self.gpu.empty(shape, numpy_dtype(dtype))
-
-    zeros = empty
-
-    def copy_from_host(self, array, host):
-        self.gpu.copy(array, np.ascontiguousarray(host))
-
-    def to_host(self, array):
-        out = np.empty(array.shape, array.dtype)
-        self.gpu.copy(out, array)
-        self.gpu.compute.synchronize()
-        return out
-
-    def session(self):
-        return contextlib.nullcontext()
 
 
 class TimedEvent(simulated_cuda.Event):
@@ -59,6 +35,9 @@ class TimedEvent(simulated_cuda.Event):
 
 @pytest.fixture
 def simulated(monkeypatch):
+    monkeypatch.setattr(roofline, "GPU_COPY_BYTES", 1 << 10)
+    monkeypatch.setattr(roofline, "GPU_GEMM_SIZE", 8)
+    monkeypatch.setitem(devices.BACKENDS, "cuda", ("simulated",))
     device = simulated_cuda.install(monkeypatch)
     module = device.module.cuda
     module.Event = lambda disable_timing=False: TimedEvent(device)
@@ -114,7 +93,9 @@ def test_sets__pass_the_cache_and_fit_the_memory(moved, free, count):
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_measure_work__ours_alone(simulated, precision):
     made = work.make(LAYER, "forward+relu", 2, precision)
-    row = kernels_cuda.measure_work(made, CudaDevice(), seconds=0.01, rounds=3, against=False)
+    row = kernels_cuda.measure_work(
+        made, open_device("cuda"), seconds=0.01, rounds=3, against=False
+    )
     assert row["failed"] == []
     assert row["ours_name"] == "simulated"
     assert row["ours"] == pytest.approx(1e-3)  # one launch a call
@@ -129,7 +110,7 @@ def test_measure_work__ours_alone(simulated, precision):
 
 def test_measure_work__beside_cudnn(simulated, torch_on_host):
     made = work.make(LAYER, "forward+relu+pool", 2)
-    row = kernels_cuda.measure_work(made, CudaDevice(), seconds=0.01, rounds=2, against=True)
+    row = kernels_cuda.measure_work(made, open_device("cuda"), seconds=0.01, rounds=2, against=True)
     names = {"simulated", "cudnn eager", "cudnn conv_relu", "torch compile"}
     assert set(row["candidates"]) == set(row["errors"]) == names
     assert row["failed"] == []
@@ -139,7 +120,7 @@ def test_measure_work__beside_cudnn(simulated, torch_on_host):
 @pytest.mark.parametrize("name", ["dgrad", "wgrad", "avg_pool", "max_pool"])
 def test_measure_work__gradients_and_pools(simulated, torch_on_host, name):
     made = work.make(LAYER, name, 2, "bf16")
-    row = kernels_cuda.measure_work(made, CudaDevice(), seconds=0.01, rounds=2, against=True)
+    row = kernels_cuda.measure_work(made, open_device("cuda"), seconds=0.01, rounds=2, against=True)
     compiled = set() if "grad" in name else {"torch compile"}
     assert set(row["candidates"]) == {"simulated", "cudnn eager", *compiled}
     assert row["failed"] == []
@@ -148,14 +129,17 @@ def test_measure_work__gradients_and_pools(simulated, torch_on_host, name):
 def test_measure_work__a_wrong_result_is_not_timed(simulated, monkeypatch):
     monkeypatch.setattr(CudaDevice, "copy_from_host", lambda self, array, host: None)
     made = work.make(LAYER, "forward", 2)
-    row = kernels_cuda.measure_work(made, CudaDevice(), seconds=0.01, rounds=2, against=False)
+    row = kernels_cuda.measure_work(
+        made, open_device("cuda"), seconds=0.01, rounds=2, against=False
+    )
     assert "relative RMS error nan" in row["failed"][0]
     assert "ours" not in row
 
 
 def test_run__takes_the_gpus_way(simulated):
-    rows = kernels.run(SUITES["odd"], [LAYER], ["wgrad"], CudaDevice(), batches=[2], seconds=0.01,
-                       rounds=2, against=False, ceilings=roofline.Ceilings(1e9, {}))  # fmt: skip
+    device, ceilings = open_device("cuda"), roofline.Ceilings(1e9, {})
+    rows = kernels.run(SUITES["odd"], [LAYER], ["wgrad"], device, batches=[2], seconds=0.01,
+                       rounds=2, against=False, ceilings=ceilings)  # fmt: skip
     (row,) = rows
     assert row["buffers"] >= 1
     assert row["floor"] is None
@@ -164,7 +148,7 @@ def test_run__takes_the_gpus_way(simulated):
 
 @pytest.mark.parametrize("function", ["conv2d", "conv2d_relu_pool", "concat", "sgd_update"])
 def test_verify__judges_in_the_devices_memory(simulated, function):
-    device = CudaDevice()
+    device = open_device("cuda")
     rows = list(suite.run(device, [function], suite.Suite("small", 4, 0, 5, 1e5, False), 3))
     assert {(row["state"], row["backend"]) for row in rows} == {("passed", "simulated")}
     assert simulated.allocations
@@ -175,7 +159,7 @@ def test_verify__finds_damage_in_the_devices_memory(simulated, monkeypatch):
     monkeypatch.setattr(function, "unchecked", lambda x, out: out.fill(0))
     verdict = judge.judge(
         "relu", {"x": np.ones(5, np.float32), "out": judge.blank((5,), "float32")},
-        registry.load("simulated"), device=CudaDevice(),
+        registry.load("simulated"), device=open_device("cuda"),
     )  # fmt: skip
     assert verdict.told.startswith("out: 5 of 5 values differ")
 
@@ -194,10 +178,8 @@ def test_record__what_cannot_be_captured_is_timed_without_a_graph(simulated):
     assert len(ran) >= 2 * gpu.CALLS
 
 
-def test_measure_gpu__copy_and_products(simulated, torch_on_host, monkeypatch):
-    monkeypatch.setattr(roofline, "GPU_COPY_BYTES", 1 << 10)
-    monkeypatch.setattr(roofline, "GPU_GEMM_SIZE", 8)
-    device = CudaDevice()
+def test_measure_gpu__copy_and_products(simulated, torch_on_host):
+    device = open_device("cuda")
     told = roofline.measure_gpu(device, ["float32"], against=False)
     assert told.copy == pytest.approx(2 * 1024 / 1e-3)
     assert told.gemm == {}
@@ -207,8 +189,30 @@ def test_measure_gpu__copy_and_products(simulated, torch_on_host, monkeypatch):
     assert told.gemm["tf32"] == pytest.approx(2 * 8**3 / (1e-3 / gpu.CALLS))
 
 
+def test_network__is_held_to_float64_and_timed(simulated):
+    setting = network.make_setting("lenet", 2)
+    rows = network.run(setting, open_device("cuda"), network.MODES, against=False, compiled=False,
+                       seconds=0.001, rounds=2, note=print)  # fmt: skip
+    assert [row["failed"] for row in rows] == [[], []]
+    assert rows[0]["ours"] > 0
+    assert set(rows[0]["backends"]) == {"simulated"}
+    assert "replay" in simulated.log
+
+
+def test_bench__kernels_on_a_gpu(simulated, torch_on_host, bench_json):
+    simulated.module.cuda.get_elapsed_time = lambda a, b: 1.0  # torch's work is not the device's
+    arguments = ("--suite", "odd", "--layers", "2", "--passes", "wgrad", "--batch", "1")
+    arguments += ("--device", "cuda", "--precision", "tf32,bf16", "--repeats", "2")
+    code, told, err = bench_json("kernels", *arguments)
+    assert code == 0, err
+    assert told["machine"]["gpu"]["name"] == "Simulated GPU"
+    assert [row["precision"] for row in told["rows"]] == ["tf32", "bf16"]
+    assert set(told["ceilings"]["gemm"]) == {"tf32", "bfloat16"}
+    assert told["settings"]["device"] == "cuda:0"
+
+
 def test_describe_gpu__names_it(simulated):
-    told = machine.describe_gpu(CudaDevice())
+    told = machine.describe_gpu(open_device("cuda"))
     assert (told["name"], told["capability"]) == ("Simulated GPU", "9.0")
     assert told["l2_cache"] == L2
     assert told["driver_cuda"] == 12080
