@@ -24,6 +24,7 @@ from .. import spec
 from ..spec import Config, Conv2d, MaxPool2d
 from ..spec.contract import ITEMSIZE, Array, Out, dtype_name
 from . import conv_direct, conv_mma, conv_unpool
+from .border import zero_border
 from .conv_dgrad import dgrad, dgrad_tile, scratch_floats
 from .conv_direct import Tile
 from .conv_mma_tile import MmaTile
@@ -39,6 +40,11 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
         return Config("gather", (), size, "bound by memory: one pixel is one read and one write")
     if (refusal := conv_mma.refusal(function, arguments)) is None:
         return conv_mma.choose(function, arguments)
+    return _choose_direct(function, arguments, refusal)
+
+
+def _choose_direct(function: str, arguments: Mapping[str, Any], refusal: str) -> Config:
+    """The same of the direct kernels; `refusal` says why not tensor cores."""
     op, out = arguments["op"], tuple(arguments["out"].shape)
     if function == "conv2d_wgrad":
         n, p, q, k = op.output_shape(tuple(arguments["x"].shape), out)
@@ -64,7 +70,8 @@ def _ready(
     function: str, arguments: dict[str, Any], config: Config | None, workspace: Any, **arrays: Any
 ) -> tuple[Config, Any]:
     """The config and the float32 workspace of a call whose arrays are all usable."""
-    usable(function, **arrays, workspace=workspace)
+    bordered = function != "conv2d_relu_pool_backward"
+    usable(function, bordered=bordered, **arrays, workspace=workspace)
     config = config or choose(function, arguments)
     return config, scratch(workspace, config.workspace_bytes // 4)
 
@@ -90,6 +97,7 @@ def conv2d(
         conv_mma.forward(x, w, b, residual, out, op, relu, MmaTile.of(config))
     else:
         conv_direct.forward(x, w, b, residual, out, op, relu, Tile(**dict(config.tile)))
+    zero_border(out)
 
 
 @spec.implements(spec.conv2d_dgrad)
@@ -112,6 +120,7 @@ def conv2d_dgrad(
         conv_mma.dgrad(dy, w, out, mask, db, op, MmaTile.of(config), memory)
     else:
         dgrad(dy, w, out, mask, db, op, Tile(**dict(config.tile)), memory)
+    zero_border(out)
 
 
 @spec.implements(spec.conv2d_wgrad)
@@ -154,6 +163,7 @@ def conv2d_relu_pool(
         conv_mma.forward_pooled(x, w, b, out, code, op, MmaTile.of(config))
     else:
         conv_direct.forward_pooled(x, w, b, out, code, op, Tile(**dict(config.tile)))
+    zero_border(out)
 
 
 @spec.implements(spec.conv2d_relu_pool_backward)

@@ -68,7 +68,8 @@ conv2d_dgrad_kernel(
     float* sums,    // [blocks of pixels, C] or null: the shares of db
     int H, int W, int P, int Q,
     int C, int K, int R, int S,  // C and K of a group
-    int groups, int dy_pitch, int mask_pitch, int out_pitch,
+    int groups, int dy_lines, int dy_line, int dy_pitch, int mask_lines, int mask_line,
+    int mask_pitch, int out_lines, int out_line, int out_pitch,  // the Grid of each
     int stride_h, int stride_w, int dilation_h, int dilation_w, int top, int left,
     int common_h, int common_w,  // greatest common divisors of stride and dilation
     int whole  // the halo serves all taps of a phase, not one at a time
@@ -93,8 +94,8 @@ conv2d_dgrad_kernel(
 
     float total[B::PIXELS][B::FILTERS] = {};
     if (rows.taps && columns.taps && first_row < rows.count && first_column < columns.count) {
-        const T* first_pixel = dy + (long long)n * P * Q * dy_pitch + group * K;
-        const Image<T> image = {first_pixel, P, Q, dy_pitch, K, false};
+        const Grid dy_grid = {dy_lines, dy_line, dy_pitch};
+        const Image<T> image = {dy + dy_grid.place(n, 0, 0) + group * K, P, Q, dy_grid, K, false};
         const long long first_filter = (long long)group * K * R * S * C;
         const Transposed<T> filters = {w + first_filter + first_c, C - first_c, C, K, R, S, rows,
                                        columns};
@@ -109,6 +110,8 @@ conv2d_dgrad_kernel(
             }
     }
 
+    const Grid mask_grid = {mask_lines, mask_line, mask_pitch};
+    const Grid out_grid = {out_lines, out_line, out_pitch};
     float shares[B::FILTERS] = {};  // of db
 #pragma unroll
     for (int j = 0; j < FILTERS; ++j) {
@@ -120,11 +123,11 @@ conv2d_dgrad_kernel(
             const int column = first_column + block.column + i % B::PATCH_COLUMNS;
             if (row >= rows.count || column >= columns.count) continue;
             const int h = rows.first + row * stride_h, v = columns.first + column * stride_w;
-            const long long pixel = ((long long)n * H + h) * W + v;
             float value = total[i][j];
-            if (mask && widen(mask[pixel * mask_pitch + c]) <= 0.0f) value = 0.0f;  // NaN is not
+            // a NaN is not <= 0
+            if (mask && widen(mask[mask_grid.place(n, h, v) + c]) <= 0.0f) value = 0.0f;
             shares[j] += value;
-            out[pixel * out_pitch + c] = narrow<U>(value);
+            out[out_grid.place(n, h, v) + c] = narrow<U>(value);
         }
     }
     if (sums) {
@@ -143,7 +146,8 @@ __global__ void __launch_bounds__(FOLD_ROWS * FOLD_CHANNELS) fold_kernel(
     T* out,               // [N, H, W, C]
     const T* mask,        // [N, H, W, C] or null
     float* sums,          // [blocks of pixels, C] or null: the shares of db
-    long long pixels, int H, int W, int C, int mask_pitch, int out_pitch,
+    long long pixels, int H, int W, int C, int mask_lines, int mask_line, int mask_pitch,
+    int out_lines, int out_line, int out_pitch,  // the Grid of each
     int top, int bottom, int left, int right
 ) {
     SHARED(shares, float[FOLD_ROWS][FOLD_CHANNELS]);
@@ -151,13 +155,15 @@ __global__ void __launch_bounds__(FOLD_ROWS * FOLD_CHANNELS) fold_kernel(
     const int lane = threadIdx.x % FOLD_CHANNELS, row = threadIdx.x / FOLD_CHANNELS;
     const int c = blockIdx.x % blocks * FOLD_CHANNELS + lane;
     const long long place = blockIdx.x / blocks;
-    const int width = left + W + right;
+    const Grid mask_grid = {mask_lines, mask_line, mask_pitch};
+    const Grid out_grid = {out_lines, out_line, out_pitch};
+    const Grid padded_grid = {top + H + bottom, left + W + right, C};
     float share = 0.0f;
     for (int i = row; i < FOLD_PIXELS && c < C; i += FOLD_ROWS) {
         const long long pixel = place * FOLD_PIXELS + i;
         if (pixel >= pixels) break;
         const int v = pixel % W, h = pixel / W % H;
-        const long long n = pixel / W / H;
+        const int n = pixel / W / H;
         // of a border pixel: the padding beside it, too
         const int first_h = h == 0 ? 0 : top + h, last_h = h == H - 1 ? top + h + bottom : top + h;
         const int first_v = v == 0 ? 0 : left + v;
@@ -165,10 +171,10 @@ __global__ void __launch_bounds__(FOLD_ROWS * FOLD_CHANNELS) fold_kernel(
         float value = 0.0f;
         for (int y = first_h; y <= last_h; ++y)
             for (int x = first_v; x <= last_v; ++x)
-                value += padded[((n * (top + H + bottom) + y) * width + x) * C + c];
-        if (mask && widen(mask[pixel * mask_pitch + c]) <= 0.0f) value = 0.0f;
+                value += padded[padded_grid.place(n, y, x) + c];
+        if (mask && widen(mask[mask_grid.place(n, h, v) + c]) <= 0.0f) value = 0.0f;
         share += value;
-        out[pixel * out_pitch + c] = narrow<T>(value);
+        out[out_grid.place(n, h, v) + c] = narrow<T>(value);
     }
     if (!sums) return;
     shares[row][lane] = share;

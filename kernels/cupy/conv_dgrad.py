@@ -12,8 +12,9 @@ from typing import Any
 import numpy
 
 from .. import spec
-from .conv_direct import Tile, Window, choose_tile
-from .launch import Kernel, cdiv, launch, pixel_pitch, type_name, vector_width
+from ..spec.grid import grid
+from .conv_direct import Tile, Window, choose_tile, grid_of
+from .launch import Kernel, cdiv, launch, type_name, vector_width
 from .reduce import add_in_order
 
 FOLD_PIXELS, FOLD_CHANNELS, FOLD_THREADS = 64, 32, 256  # of a block of fold_kernel
@@ -107,18 +108,18 @@ def _product(
 ) -> None:
     _, height, width, _ = out.shape
     k, r, s, c = w.shape
-    depth, pitch = k // op.groups, pixel_pitch(dy)
+    depth, grids = k // op.groups, (grid(dy), grid_of(mask), grid(out))
     all_taps = _phase_taps(w.shape, op)
     whole = (tile.window_r, tile.window_s) == all_taps
     window = _window((tile.window_r, tile.window_s), op)
-    copied = vector_width(dy, rows=(depth, pitch))
+    copied = vector_width(dy, rows=(depth, grids[0].pitch))
     name = f"conv2d_dgrad_kernel<{tile.template(dy, copied)}, {type_name(out)}>"
     launch(
         Kernel("conv_dgrad.cu", name),
         _pixel_blocks(out.shape, op, tile) * op.groups * cdiv(c, tile.block_filters),
         tile.threads,
         *(dy, w, out, mask, sums, height, width, *dy.shape[1:3], c, depth, r, s, op.groups),
-        *(pitch, 0 if mask is None else pixel_pitch(mask), pixel_pitch(out)),
+        *(*grids[0], *grids[1], *grids[2]),
         *(*op.stride, *op.dilation, *corner, *_commons(op), whole),
         shared_bytes=tile.shared_bytes(window, dy.dtype.itemsize),
     )
@@ -133,5 +134,5 @@ def fold(whole: Any, out: Any, mask: Any, sums: Any, op: spec.Conv2d) -> None:
         cdiv(pixels, FOLD_PIXELS) * cdiv(c, FOLD_CHANNELS),
         FOLD_THREADS,
         *(whole, out, mask, sums, numpy.int64(pixels), height, width, c),
-        *(0 if mask is None else pixel_pitch(mask), pixel_pitch(out), *op.padding),
+        *(*grid_of(mask), *grid(out), *op.padding),
     )

@@ -23,7 +23,7 @@
 //
 // Sums are float32 for every type, of products that are fused (fmaf) and never shortened to TF32.
 #pragma once
-#include "common.cuh"
+#include "grid.cuh"
 
 constexpr int RESIDENT_THREADS = 384;
 
@@ -58,7 +58,7 @@ struct Block {
 template <class T> struct Image {
     const T* first;
     int height, width;
-    long long pitch;  // elements from pixel to pixel
+    Grid grid;
     int channels;
     bool edge;  // outside lies the nearest pixel, not zero
 };
@@ -113,7 +113,7 @@ __device__ void copy_halo(T* to, const Image<T>& image, const Axis& rows, const 
         } else {
             inside = inside && h >= 0 && h < image.height && v >= 0 && v < image.width;
         }
-        const long long at = ((long long)h * image.width + v) * image.pitch + first_channel + c;
+        const long long at = image.grid.place(0, h, v) + first_channel + c;
         copy_or_zero<B::WIDTH>(to + pixel * B::CHUNK + c, image.first + (inside ? at : 0), inside);
     }
 }

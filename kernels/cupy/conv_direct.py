@@ -12,7 +12,8 @@ from math import gcd
 from typing import Any
 
 from .. import spec
-from .launch import Kernel, cdiv, launch, pixel_pitch, shared_limit, type_name, vector_width
+from ..spec.grid import Grid, grid
+from .launch import Kernel, cdiv, launch, shared_limit, type_name, vector_width
 
 FILTER_LANES = 8  # of a block's threads: neighbours with different filters
 PATCH = 2, 4  # rows and columns of the pixels of a thread
@@ -118,6 +119,11 @@ def choose_tile(
     return replace(min(tiles, key=cost), window_r=1, window_s=1)
 
 
+def grid_of(array: Any) -> Grid:
+    """Where the pixels of an array lie, or of None."""
+    return Grid(0, 0, 0) if array is None else grid(array)
+
+
 def window_of(op: spec.Conv2d, tile: Tile) -> Window:
     """What a tile sees of x in the forward pass, with the taps that its halo serves."""
     return Window((tile.window_r, tile.window_s), op.stride, op.dilation)
@@ -135,9 +141,8 @@ def forward(
     x: Any, w: Any, b: Any, residual: Any, out: Any, op: spec.Conv2d, relu: bool, tile: Tile
 ) -> None:
     """out = conv(x, w) + b + residual, then ReLU."""
-    pitch = 0 if residual is None else pixel_pitch(residual)
     extents = out.shape[1], out.shape[2]
-    _launch("false", x, w, (x, w, b, residual, out, None), extents, pitch, out, op, relu, tile)
+    _launch("false", (x, w, b, residual, out, None), extents, op, relu, tile)
 
 
 def forward_pooled(
@@ -145,33 +150,30 @@ def forward_pooled(
 ) -> None:
     """out, code = max_pool(relu(conv(x, w) + b)) over 2x2 windows."""
     extents = 2 * out.shape[1], 2 * out.shape[2]
-    _launch("true", x, w, (x, w, b, None, out, code), extents, 0, out, op, True, tile)
+    _launch("true", (x, w, b, None, out, code), extents, op, True, tile)
 
 
 def _launch(
     pool: str,
-    x: Any,
-    w: Any,
-    arrays: tuple[Any, ...],
+    arrays: tuple[Any, ...],  # x, w, b, residual, out, code
     extents: tuple[int, int],  # P and Q
-    residual_pitch: int,
-    out: Any,
     op: spec.Conv2d,
     relu: bool,
     tile: Tile,
 ) -> None:
+    x, w, _, residual, out, _ = arrays
     n, height, width, _ = x.shape
     k, r, s, c = w.shape
-    filters, pitch = k // op.groups, pixel_pitch(x)
+    filters, grids = k // op.groups, (grid(x), grid_of(residual), grid(out))
     window = window_of(op, tile)
-    copied = vector_width(x, w, rows=(c, pitch))
+    copied = vector_width(x, w, rows=(c, grids[0].pitch))
     launch(
         Kernel("conv_forward.cu", f"conv2d_kernel<{tile.template(x, copied)}, {pool}>"),
         n * op.groups * cdiv(filters, tile.block_filters)
         * cdiv(extents[0], tile.rows) * cdiv(extents[1], tile.columns),
         tile.threads,
         *(*arrays, height, width, *extents, c, filters, r, s),
-        *(op.groups, pitch, residual_pitch, pixel_pitch(out)),
+        *(op.groups, *grids[0], *grids[1], *grids[2]),
         *(*op.stride, *op.dilation, op.padding[0], op.padding[2]),
         *(op.padding_mode == "edge", relu, *window.gap(), tile.window_r, tile.window_s),
         shared_bytes=tile.shared_bytes(window, x.dtype.itemsize),

@@ -30,7 +30,8 @@ conv2d_kernel(
     signed char* code,  // with POOL [N, P/2, Q/2, K] or null
     int H, int W, int P, int Q,  // with POOL, P and Q are even: a last odd row is left out
     int C, int K, int R, int S,  // C and K of a group
-    int groups, int x_pitch, int residual_pitch, int out_pitch,
+    int groups, int x_lines, int x_line, int x_pitch, int residual_lines, int residual_line,
+    int residual_pitch, int out_lines, int out_line, int out_pitch,  // the Grid of each
     int stride_h, int stride_w, int dilation_h, int dilation_w, int top, int left, int edge,
     int relu, int gap_h, int gap_w,
     int window_r, int window_s  // taps whose halo is in shared memory at once: all, or one
@@ -50,8 +51,8 @@ conv2d_kernel(
     const int first_p = digit((P + B::ROWS - 1) / B::ROWS) * B::ROWS;
     const int group = digit(groups), n = rest;
 
-    const T* first_pixel = x + (long long)n * H * W * x_pitch + group * C;
-    const Image<T> image = {first_pixel, H, W, x_pitch, C, edge != 0};
+    const Grid x_grid = {x_lines, x_line, x_pitch};
+    const Image<T> image = {x + x_grid.place(n, 0, 0) + group * C, H, W, x_grid, C, edge != 0};
     const long long first_filter = (long long)group * K + first_k;
     const Filters<T> filters = {w + first_filter * R * S * C, K - first_k, C, R, S};
     float sums[B::PIXELS][B::FILTERS] = {};
@@ -64,6 +65,8 @@ conv2d_kernel(
             correlate<B>(block, image, rows, columns, filters, r, s, memory, sums);
         }
 
+    const Grid residual_grid = {residual_lines, residual_line, residual_pitch};
+    const Grid out_grid = {out_lines, out_line, out_pitch};
 #pragma unroll
     for (int j = 0; j < FILTERS; ++j) {
         if (first_k + block.lane + j * B::FILTER_LANES >= K) break;
@@ -81,7 +84,7 @@ conv2d_kernel(
                 later_if_larger(best, at, sums[B::PATCH_COLUMNS + i + 1][j] + bias, 3);
                 const long long window = ((long long)n * (P / 2) + p / 2) * (Q / 2) + q / 2;
                 if (code) code[window * groups * K + k] = best <= 0.0f ? DEAD : at;
-                out[window * out_pitch + k] = narrow<T>(relu_of(best));
+                out[out_grid.place(n, p / 2, q / 2) + k] = narrow<T>(relu_of(best));
             }
         } else {
 #pragma unroll
@@ -89,10 +92,9 @@ conv2d_kernel(
                 const int p = first_p + block.row + i / B::PATCH_COLUMNS;
                 const int q = first_q + block.column + i % B::PATCH_COLUMNS;
                 if (p >= P || q >= Q) continue;
-                const long long pixel = ((long long)n * P + p) * Q + q;
                 float value = sums[i][j] + bias;
-                if (residual) value += widen(residual[pixel * residual_pitch + k]);
-                out[pixel * out_pitch + k] = narrow<T>(relu ? relu_of(value) : value);
+                if (residual) value += widen(residual[residual_grid.place(n, p, q) + k]);
+                out[out_grid.place(n, p, q) + k] = narrow<T>(relu ? relu_of(value) : value);
             }
         }
     }

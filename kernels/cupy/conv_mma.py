@@ -85,8 +85,8 @@ def _flag(value: bool) -> str:
     return "true" if value else "false"
 
 
-def _parts(op: Conv2d) -> int:
-    return 2 if op.precision == "tf32x3" else 1
+def _parts(op: Conv2d, array: Any) -> int:
+    return 2 if op.precision == "tf32x3" and dtype_name(array) == "float32" else 1
 
 
 def _grid(array: Any) -> Grid:
@@ -116,7 +116,7 @@ def _forward(
     loads = _aligned(x, w, rows=(c, grids[0].pitch))
     stores = _aligned(out, residual, code, b, rows=(filters, grids[1].pitch, grids[2].pitch))
     flags = map(_flag, (op.padding_mode == "edge", pool, loads))
-    arguments = (type_name(x), tile.name, str(_parts(op)), *flags)
+    arguments = (type_name(x), tile.name, str(_parts(op, x)), *flags)
     launch(
         Kernel("conv_mma.cu", f"conv2d_mma_kernel<{', '.join(arguments)}>"),
         op.groups * cdiv(rows, tile.rows) * cdiv(filters, tile.columns),
@@ -171,7 +171,7 @@ def _dgrad(
     grids = (grid(dy), _grid(mask), grid(out))
     loads = _aligned(dy, w, rows=(filters, grids[0].pitch, c))
     stores = _aligned(dy, out, mask, rows=(c, grids[1].pitch, grids[2].pitch))
-    arguments = (type_name(dy), type_name(out), tile.name, str(_parts(op)), _flag(loads))
+    arguments = (type_name(dy), type_name(out), tile.name, str(_parts(op, dy)), _flag(loads))
     common = gcd(op.stride[0], op.dilation[0]), gcd(op.stride[1], op.dilation[1])
     launch(
         Kernel("conv_mma_dgrad.cu", f"conv2d_dgrad_mma_kernel<{', '.join(arguments)}>"),
@@ -196,7 +196,7 @@ def wgrad(x: Any, dy: Any, out: Any, op: Conv2d, tile: MmaTile, parts: int, memo
     grids = (grid(x), grid(dy))
     loads = _aligned(x, dy, rows=(c, filters, grids[0].pitch, grids[1].pitch))
     flags = map(_flag, (op.padding_mode == "edge", loads))
-    arguments = (type_name(x), tile.name, str(_parts(op)), *flags)
+    arguments = (type_name(x), tile.name, str(_parts(op, x)), *flags)
     columns = r * s * padded(c, itemsize)
     target = out if parts == 1 else memory[: parts * out.size]
     launch(

@@ -15,6 +15,7 @@
 // multiple of 16 bytes. The others take one element at a time, any channels at any address.
 #pragma once
 #include "conv_mma.cuh"
+#include "grid.cuh"
 
 // A count whose digits have different ranges: a depth as (r, s, channel), a pixel as (image, row,
 // column).
@@ -66,15 +67,6 @@ template <class Memory_, int THREADS> struct Share {
         return Memory::LINES % SPACING == 0 || line + i * SPACING < Memory::LINES;
     }
     __device__ int place(int i) const { return Memory::place(line + i * SPACING, chunk); }
-};
-
-// Where the pixels of an image batch lie (kernels/spec/grid.py): `pitch` elements from pixel to
-// pixel, `line` pixels from row to row and `lines` rows from image to image.
-struct Grid {
-    int lines, line, pitch;
-    __device__ long long place(int n, int h, int w) const {
-        return (((long long)n * lines + h) * line + w) * pitch;
-    }
 };
 
 // An image batch [images, height, width, channels of a group].

@@ -14,7 +14,7 @@
 //
 // dw is small and pixels are many: they are split among blocks, whose float32 sums are added from
 // the first split to the last. Same inputs, same bits, without atomics.
-#include "common.cuh"
+#include "grid.cuh"
 
 constexpr int PIXELS = 16;
 constexpr int FILTER_THREADS = 8, TAP_THREADS = 16, THREADS = FILTER_THREADS * TAP_THREADS;
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(THREADS, 3) conv2d_wgrad_kernel(
     float* out,   // [splits, K, R, S, C/groups]
     int N, int H, int W, int P, int Q,
     int C, int K, int R, int S,  // C and K of a group
-    int groups, int x_pitch, int dy_pitch,
+    int groups, int x_lines, int x_line, int x_pitch, int dy_lines, int dy_line, int dy_pitch,
     int stride_h, int stride_w, int dilation_h, int dilation_w, int top, int left, int edge,
     int steps  // of PIXELS pixels in a split
 ) {
@@ -56,11 +56,12 @@ __global__ void __launch_bounds__(THREADS, 3) conv2d_wgrad_kernel(
     const int group = blockIdx.x / tap_blocks / filter_blocks % groups;
     const long long split = blockIdx.x / tap_blocks / filter_blocks / groups;
     const long long first_pixel = split * steps * PIXELS;
-    const long long pixels = (long long)N * P * Q;
 
-    static_assert(PIXELS % (THREADS * WIDTH / BLOCK_TAPS) == 0, "a step is whole passes");
     // what this thread copies: always the same filters and taps, of every so many-th pixel
     constexpr int DY_COPIES = BLOCK_FILTERS / WIDTH, PATCH_COPIES = BLOCK_TAPS / WIDTH;
+    // pixels of a pass; where more threads would have one, the last threads have none
+    constexpr int DY_ROWS = THREADS / DY_COPIES < PIXELS ? THREADS / DY_COPIES : PIXELS;
+    constexpr int PATCH_ROWS = THREADS / PATCH_COPIES < PIXELS ? THREADS / PATCH_COPIES : PIXELS;
     const int dy_k = threadIdx.x % DY_COPIES * WIDTH, dy_row = threadIdx.x / DY_COPIES;
     const int tap = threadIdx.x % PATCH_COPIES * WIDTH, tap_row = threadIdx.x / PATCH_COPIES;
     const bool k_inside = first_k + dy_k < K, tap_inside = first_tap + tap < taps;
@@ -68,19 +69,21 @@ __global__ void __launch_bounds__(THREADS, 3) conv2d_wgrad_kernel(
     const int down = r * dilation_h - top, right = s * dilation_w - left;
     x += group * C + c;
     dy += group * K + first_k + dy_k;
-    Pixel pixel(first_pixel + tap_row, P, Q);
+    const Grid x_grid = {x_lines, x_line, x_pitch}, dy_grid = {dy_lines, dy_line, dy_pitch};
+    Pixel dy_pixel(first_pixel + dy_row, P, Q), pixel(first_pixel + tap_row, P, Q);
 
     const auto copy = [&](int step) {
         T(&to_dy)[PIXELS][BLOCK_FILTERS] = dys[step % 2];
         T(&to_patches)[PIXELS][BLOCK_TAPS] = patches[step % 2];
 #pragma unroll
-        for (int i = dy_row; i < PIXELS; i += THREADS / DY_COPIES) {
-            const long long m = first_pixel + step * PIXELS + i;
-            const bool inside = k_inside && m < pixels;
-            copy_or_zero<WIDTH>(&to_dy[i][dy_k], inside ? dy + m * dy_pitch : dy, inside);
+        for (int i = dy_row; i < PIXELS; i += DY_ROWS) {
+            const bool inside = k_inside && dy_pixel.n < N;
+            const long long at = dy_grid.place(dy_pixel.n, dy_pixel.p, dy_pixel.q);
+            copy_or_zero<WIDTH>(&to_dy[i][dy_k], inside ? dy + at : dy, inside);
+            dy_pixel.move(DY_ROWS);
         }
 #pragma unroll
-        for (int i = tap_row; i < PIXELS; i += THREADS / PATCH_COPIES) {
+        for (int i = tap_row; i < PIXELS; i += PATCH_ROWS) {
             int h = pixel.p * stride_h + down, v = pixel.q * stride_w + right;
             bool inside = tap_inside && pixel.n < N;
             if (edge) {
@@ -89,9 +92,9 @@ __global__ void __launch_bounds__(THREADS, 3) conv2d_wgrad_kernel(
             } else {
                 inside = inside && h >= 0 && h < H && v >= 0 && v < W;
             }
-            const long long at = (((long long)pixel.n * H + h) * W + v) * x_pitch;
+            const long long at = x_grid.place(pixel.n, h, v);
             copy_or_zero<WIDTH>(&to_patches[i][tap], inside ? x + at : x, inside);
-            pixel.move(THREADS / PATCH_COPIES);
+            pixel.move(PATCH_ROWS);
         }
         commit_copies();
     };

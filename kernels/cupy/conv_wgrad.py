@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import spec
+from ..spec.grid import grid
 from .launch import (
     Kernel,
     cdiv,
     launch,
     multiprocessors,
-    pixel_pitch,
     type_name,
     vector_width,
 )
@@ -62,8 +62,8 @@ def wgrad(x: Any, dy: Any, out: Any, op: spec.Conv2d, tile: WgradTile, workspace
     if pixels == 0:
         out[...] = 0
         return
-    filters, x_pitch, dy_pitch = k // op.groups, pixel_pitch(x), pixel_pitch(dy)
-    width = min(vector_width(x, dy, rows=(c, filters, x_pitch, dy_pitch)), 4 * tile.taps)
+    filters, grids = k // op.groups, (grid(x), grid(dy))
+    width = min(vector_width(x, dy, rows=(c, filters, *(g.pitch for g in grids))), 4 * tile.taps)
     target = out if parts == 1 else workspace[: parts * out.size]
     types = f"{type_name(x)}, {width}, {tile.filters}, {tile.taps}"
     launch(
@@ -71,7 +71,7 @@ def wgrad(x: Any, dy: Any, out: Any, op: spec.Conv2d, tile: WgradTile, workspace
         parts * tile.blocks(out.shape, op.groups),
         FILTER_THREADS * TAP_THREADS,
         *(x, dy, target, n, x.shape[1], x.shape[2], p, q, c, filters, r, s, op.groups),
-        *(x_pitch, dy_pitch, *op.stride, *op.dilation, op.padding[0], op.padding[2]),
+        *(*grids[0], *grids[1], *op.stride, *op.dilation, op.padding[0], op.padding[2]),
         *(op.padding_mode == "edge", cdiv(cdiv(pixels, PIXELS), parts)),
     )
     if parts > 1:

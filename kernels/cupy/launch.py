@@ -139,8 +139,10 @@ def type_name(array: Any) -> str:
     return TYPES[dtype_name(array)]
 
 
-def usable(function: str, **arrays: Any) -> None:
+def usable(function: str, *, bordered: bool = False, **arrays: Any) -> None:
     """Require arrays (None is left out) that the kernels can read: place, type and alignment.
+
+    `bordered`: images may have a border of zeros.
 
     Raises: UnsupportedError, ShapeError.
     """
@@ -152,7 +154,7 @@ def usable(function: str, **arrays: Any) -> None:
                 f"{function}: backend cupy computes in float32, float16 and bfloat16, "
                 f"{name} is float64; use backend numpy"
             )
-        if len(array.shape) == 4 and any(border(array)):
+        if not bordered and len(array.shape) == 4 and any(border(array)):
             raise UnsupportedError(
                 f"{function}: backend cupy takes no array with a border of zeros, {name} has one; "
                 f"use backend numpy"

@@ -10,7 +10,7 @@ from cases.draw import Draw
 from machine import adapter, machine
 
 from cnnengine.kernels import registry
-from cnnengine.kernels.cupy import conv_direct, launch
+from cnnengine.kernels.cupy import conv, conv_direct, launch
 from cnnengine.kernels.cupy.conv_direct import Window
 from cnnengine.kernels.cupy.launch import Target
 from cnnengine.kernels.spec import Conv2d
@@ -24,9 +24,9 @@ def backend_with(**tile):
     backend = registry.load("cupy")
 
     def choose(function, arguments):
-        config = backend.choose(function, arguments)
-        if config.algorithm != "direct":
-            return config
+        if function == "conv2d_relu_pool_backward":
+            return backend.choose(function, arguments)
+        config = conv._choose_direct(function, arguments, "")
         known = {name: tile[name] for name, _ in config.tile if name in tile}
         made = replace(config, tile=tuple({**dict(config.tile), **known}.items()))
         if function == "conv2d_wgrad":

@@ -12,11 +12,10 @@ from cases import conv as cases
 from cases.draw import Draw
 from machine import adapter, machine
 
-from cnnengine.kernels import registry, spec
-from cnnengine.kernels.cupy import compile, conv, conv_mma, conv_mma_tile, launch, simulator
-from cnnengine.kernels.cupy.conv_mma_tile import MmaTile
+from cnnengine.kernels import registry
+from cnnengine.kernels.cupy import launch, simulator
 from cnnengine.kernels.cupy.launch import Kernel
-from cnnengine.kernels.spec import Config, Conv2d
+from cnnengine.kernels.spec import Conv2d
 
 if (REASON := registry.missing("cupy")) is not None:
     pytest.skip(f"backend cupy: {REASON}", allow_module_level=True)
