@@ -34,7 +34,7 @@ __device__ inline Phase phase_of(int number, int pad, int stride, int dilation, 
 }
 
 template <class T, class Out, class Tile, int PARTS, bool WIDE>
-__global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) conv2d_dgrad_mma_kernel(
+__global__ void __launch_bounds__(Tile::THREADS, sizeof(T) == 2 ? Tile::BLOCKS : 1) conv2d_dgrad_mma_kernel(
     const T* dy,      // [N, P, Q, groups * K]
     const T* w,       // [groups * K, R, S, C]
     Out* out,         // [N, H, W, groups * C]
@@ -57,8 +57,14 @@ __global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) 
     const int number = blockIdx.x / tiles % (stride_h * stride_w);
     const int group = blockIdx.x / tiles / (stride_h * stride_w);
     const Place tile = place_of_block(blockIdx.x % tiles, row_tiles, column_tiles, group_rows);
-    const Phase down = phase_of(number / stride_w, top, stride_h, dilation_h, every_h, R, H);
-    const Phase across = phase_of(number % stride_w, left, stride_w, dilation_w, every_w, S, W);
+    SHARED(phase, Phase[2]);  // down and across, looked up again after the main loop
+    if (threadIdx.x == 0) {
+        const int a = number / stride_w, b = number % stride_w;
+        phase[0] = phase_of(a, top, stride_h, dilation_h, every_h, R, H);
+        phase[1] = phase_of(b, left, stride_w, dilation_w, every_w, S, W);
+    }
+    __syncthreads();
+    const Phase &down = phase[0], &across = phase[1];
     const int count = N * down.count * across.count;  // pixels of the phase
     const int first_pixel = tile.row * Tile::ROWS, first_c = tile.column * Tile::COLUMNS;
     const int padded = whole(K, Tile::DEPTH);  // so that a step of the depth has one tap

@@ -26,12 +26,16 @@ template <int VECTOR> __device__ inline Values<VECTOR> staged_values(const float
     return values;
 }
 
-// The first `valid` elements of a chunk, the others zero; in one piece if `wide` and all are valid.
+// Elements of a chunk that one instruction moves: a chunk of halves is two pieces of floats.
+template <class T, int VECTOR>
+constexpr int PIECE_OF = VECTOR * sizeof(T) < 16 ? VECTOR : 16 / sizeof(T);
+
+// The first `valid` elements of a chunk, the others zero; in pieces if `wide` and all are valid.
 template <int VECTOR, class T>
 __device__ inline Values<VECTOR> load_chunk(const T* from, int valid, bool wide) {
     Values<VECTOR> values;
     if (wide && valid >= VECTOR) {
-        constexpr int PIECE = VECTOR * sizeof(T) < 16 ? VECTOR : 16 / sizeof(T);
+        constexpr int PIECE = PIECE_OF<T, VECTOR>;
 #pragma unroll
         for (int e = 0; e < VECTOR; e += PIECE) {
             const auto piece = load<PIECE>(from + e);
@@ -49,10 +53,14 @@ __device__ inline Values<VECTOR> load_chunk(const T* from, int valid, bool wide)
 template <class T, int VECTOR>
 __device__ inline void store_chunk(T* to, const Values<VECTOR>& values, int valid, bool wide) {
     if (wide && valid >= VECTOR) {
-        Vector<T, VECTOR> chunk;
+        constexpr int PIECE = PIECE_OF<T, VECTOR>;
 #pragma unroll
-        for (int e = 0; e < VECTOR; ++e) chunk.at[e] = narrow<T>(values.at[e]);
-        store<VECTOR>(to, chunk);
+        for (int e = 0; e < VECTOR; e += PIECE) {
+            Vector<T, PIECE> piece;
+#pragma unroll
+            for (int j = 0; j < PIECE; ++j) piece.at[j] = narrow<T>(values.at[e + j]);
+            store<PIECE>(to + e, piece);
+        }
     } else {
 #pragma unroll
         for (int e = 0; e < VECTOR; ++e)

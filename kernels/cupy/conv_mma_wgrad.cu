@@ -9,7 +9,7 @@
 #include "conv_mma_store.cuh"
 
 template <class T, class Tile, int PARTS, bool EDGE, bool WIDE>
-__global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1) conv2d_wgrad_mma_kernel(
+__global__ void __launch_bounds__(Tile::THREADS, sizeof(T) == 2 ? Tile::BLOCKS : 1) conv2d_wgrad_mma_kernel(
     const T* x,   // [N, H, W, groups * C]
     const T* dy,  // [N, P, Q, groups * K]
     float* out,   // [splits, groups * K, R, S, C]

@@ -1,4 +1,4 @@
-"""Tensor-core convolution in CUDA C++: fragments, banks of shared memory, tiles, and whole passes."""
+"""Tensor-core convolution in CUDA C++: fragments, banks of shared memory, tiles, whole passes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from cases.draw import Draw
 from machine import adapter, machine
 
 from cnnengine.kernels import registry
-from cnnengine.kernels.cupy import launch, simulator
+from cnnengine.kernels.cupy import compile, conv_mma, launch, simulator
+from cnnengine.kernels.cupy.conv_mma_tile import WARPS, MmaTile, tile
 from cnnengine.kernels.cupy.launch import Kernel
 from cnnengine.kernels.spec import Conv2d
 
@@ -197,63 +198,126 @@ def test_stage__touches_all_banks_at_once(kernel, columns):
     assert pitch % 4 == 0  # rows are read 16 bytes at a time
 
 
-def backend_with(chosen):
-    """The CuPy backend with the config of every call replaced by what `chosen` makes of it."""
-    backend = registry.load("cupy")
+FUNCTIONS = ("conv2d", "conv2d_dgrad", "conv2d_wgrad", "conv2d_relu_pool")
+
+
+def with_tile(**sizes):
+    """The CuPy backend on tensor cores, with parts of every tile replaced."""
 
     def choose(function, arguments):
-        config = backend.choose(function, arguments)
-        return config if function.endswith("_backward") else chosen(function, arguments, config)
+        config = registry.load("cupy").choose(function, arguments)
+        assert config.algorithm == "mma", config
+        known = {name: sizes[name] for name, _ in config.tile if name in sizes}
+        made = replace(config, tile=tuple({**dict(config.tile), **known}.items()))
+        if function == "conv2d_wgrad":
+            return replace(made, workspace_bytes=4 * made["splits"] * arguments["out"].size)
+        return replace(made, workspace_bytes=64 * config.workspace_bytes)  # more partial sums
 
     return replace(machine("cupy"), variant=choose, adapter=adapter("cupy"))
 
 
-def with_tile(**sizes):
-    """The backend with parts of every tensor-core tile replaced."""
-
-    def chosen(function, arguments, config):
-        known = {name: sizes[name] for name, _ in config.tile if name in sizes}
-        made = replace(config, tile=tuple({**dict(config.tile), **known}.items()))
-        # smaller tiles leave more partial sums
-        return replace(made, workspace_bytes=64 * config.workspace_bytes + 4 * 8 * 4096)
-
-    return backend_with(chosen)
+def verify(backend, label, x, w, op, dtype):
+    calls = [c for c in cases.calls(Draw(label), x, w, op, dtype) if c.function in FUNCTIONS]
+    assert {call.function for call in calls} == set(FUNCTIONS)
+    for call in calls:
+        assert backend.verify(call)
 
 
-def is_mma(backend, call):
-    arguments = {**call.inputs, "out": call.oracle()["out"]}
-    return registry.load("cupy").choose(call.function, arguments).algorithm == "mma"
-
-
-WIDE = {  # channels in whole chunks of 16 bytes
+GEOMETRIES = {  # channels in whole chunks of 16 bytes, but for the last
     "same": ((2, 6, 5, 16), (24, 3, 3, 16), SAME),
-    "stride_2_dilated": (
-        (1, 9, 8, 16),
-        (16, 3, 2, 16),
-        Conv2d((2, 2), (1, 2, 0, 1), "zeros", (2, 1)),
-    ),
+    "strided": ((1, 9, 8, 16), (16, 3, 2, 16), Conv2d((2, 2), (1, 2, 0, 1), dilation=(2, 1))),
     "groups_edge": ((2, 5, 4, 32), (16, 2, 3, 16), Conv2d((1, 2), (1, 1, 2, 0), "edge", groups=2)),
     "odd_channels": ((1, 5, 6, 9), (11, 3, 3, 9), SAME),
 }
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", "ieee"), ("float32", "tf32x3")])
-@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("name", GEOMETRIES)
 def test_conv__small_tiles_and_splits(name, dtype, precision):
-    x, w, op = WIDE[name]
+    x, w, op = GEOMETRIES[name]
     backend = with_tile(rows=32, columns=32, splits=2)
-    for call in cases.calls(Draw(name), x, w, replace(op, precision=precision), dtype):
-        assert backend.verify(call)
+    verify(backend, name, x, w, replace(op, precision=precision), dtype)
 
 
-def test_conv__tf32():
-    for call in cases.calls(
-        Draw("tf32"), *WIDE["same"][:2], replace(SAME, precision="tf32"), "float32"
-    ):
-        assert with_tile(rows=32, columns=32).verify(call)
+def test_conv__one_product_of_tf32():
+    x, w, op = GEOMETRIES["same"]
+    backend = with_tile(rows=32, columns=32)
+    verify(backend, "tf32", x, w, replace(op, precision="tf32"), "float32")
 
 
 def test_conv__largest_tile():
-    x, w, op = (1, 13, 11, 40), (136, 1, 1, 40), Conv2d()
-    for call in cases.calls(Draw("largest"), x, w, op, "float16"):
-        assert with_tile(rows=128, columns=128, splits=3).verify(call)
+    backend = with_tile(rows=128, columns=128, splits=3)
+    verify(backend, "largest", (1, 13, 11, 40), (136, 1, 1, 40), Conv2d(), "float16")
+
+
+def test_conv__many_steps_go_through_all_stages():
+    backend = with_tile(rows=32, columns=32, stages=3, splits=1)
+    verify(backend, "deep", (1, 7, 7, 64), (40, 3, 3, 64), SAME, "float16")
+
+
+def bordered(host):
+    """The same images inside a buffer with two rows and one column more, which are zeros."""
+    n, h, w, c = host.shape
+    buffer = np.zeros((n, h + 2, w + 1, c), host.dtype)
+    buffer[:, :h, :w] = host
+    return buffer[:, :h, :w]
+
+
+def test_conv__images_with_a_border():
+    rng, of = np.random.default_rng(5), MmaTile(32, 32, 32)
+    x, w = (rng.integers(-2, 3, s).astype(np.float16) for s in ((3, 5, 4, 16), (8, 3, 3, 16)))
+    y = rng.integers(-2, 3, (3, 5, 4, 8)).astype(np.float16)
+    results = []
+    for place in (np.copy, bordered):
+        out, dx, dw = place(y), place(x), np.zeros(w.shape, np.float32)
+        conv_mma.forward(place(x), w, None, place(y), out, SAME, True, of)
+        conv_mma.dgrad(place(y), w, dx, place(x), None, SAME, of, None)
+        conv_mma.wgrad(place(x), place(y), dw, SAME, of, 1, None)
+        results.append((out, dx, dw))
+    for plain, in_border in zip(*results, strict=True):
+        assert np.array_equal(plain, in_border)
+        assert plain.any()
+
+
+def test_choose__says_why_not_on_tensor_cores():
+    def chosen(x, w, op, dtype="float16"):
+        x, w = np.zeros(x, dtype), np.zeros(w, dtype)
+        out = np.zeros(op.output_shape(x.shape, w.shape), dtype)
+        return registry.load("cupy").choose("conv2d", {"x": x, "w": w, "out": out, "op": op})
+
+    assert chosen((1, 8, 8, 3), (64, 3, 3, 3), SAME).algorithm == "mma"
+    plain = chosen((1, 8, 8, 64), (64, 3, 3, 64), SAME, "float32")
+    assert plain.algorithm == "direct"
+    assert "no IEEE products of float32" in plain.reason
+    depthwise = chosen((1, 8, 8, 64), (64, 3, 3, 1), replace(SAME, groups=64))
+    assert depthwise.algorithm == "direct"
+    assert "1 channels and 1 filters a group" in depthwise.reason
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_tile__fits_every_gpu(itemsize):
+    for rows, columns in ((1, 1), (802816, 64), (10**6, 512), (64, 1000), (0, 40)):
+        for processors in (1, 108, 132):
+            made = tile(rows, columns, itemsize, processors=processors)
+            assert made.threads in (128, 256)
+            assert made.shared_bytes(itemsize) <= 99 * 1024  # of sm_86 and sm_89
+    assert tile(802816, 64, 2, processors=132).items()[:2] == (("rows", 128), ("columns", 64))
+    assert tile(49, 512, 2, processors=132).items()[:2] == (("rows", 32), ("columns", 32))
+
+
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_kernels__of_the_largest_tile_do_not_spill(architecture):
+    if (reason := compile.missing()) is not None:
+        pytest.skip(reason)
+    largest = MmaTile(128, 128, 32).name
+    for name in ("dgrad_mma_kernel<bfloat16, bfloat16", "wgrad_mma_kernel<bfloat16"):
+        file = f"conv_mma_{name.partition('_')[0]}.cu"
+        more = "1, true" if "dgrad" in name else "1, false, true"
+        told = compile.figures(Kernel(file, f"conv2d_{name}, {largest}, {more}>"), architecture)
+        assert told["spill_bytes"] == 0
+        assert told["registers"] <= 128  # so that two blocks fit
+
+
+def test_warps__are_those_of_whole_fragments():
+    for (rows, columns), (high, wide) in WARPS.items():
+        assert rows % high == columns % wide == high % 16 == wide % 16 == 0
