@@ -116,11 +116,6 @@ class CupyAdapter(Adapter):
         return np.array(array) if launch.simulated() else array.get()
 
 
-def _cupy_gap(call: Call) -> bool:
-    unpool = call.function == "conv2d_relu_pool_backward"
-    return "float64" in call.types.values() or (unpool and bool(call.border))
-
-
 ADAPTERS: dict[str, Adapter] = {  # how each backend differs from one that does everything
     "numpy": Adapter(variants=_numpy_variants),
     "native": Adapter(("float32",), _native_gap, _native_variants),
@@ -133,7 +128,7 @@ ADAPTERS: dict[str, Adapter] = {  # how each backend differs from one that does 
     ),
     "cupy": CupyAdapter(
         ("float32", "float16", "bfloat16"),
-        gap=_cupy_gap,
+        gap=lambda call: "float64" in call.types.values(),  # a cast to it
         has_threads=False,
         every=16 if interpreted() else 1,
     ),

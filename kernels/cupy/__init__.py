@@ -19,9 +19,6 @@ from . import launch, simulator
 __all__ = ["choose", "interpret", "interpreted", "missing", "session", "supports"]
 
 
-BORDERED = ("conv2d", "conv2d_dgrad", "conv2d_wgrad", "conv2d_relu_pool")  # that take borders
-
-
 def interpreted() -> bool:
     """Whether the kernels run in the simulator, on NumPy arrays."""
     return launch.simulated()
@@ -56,9 +53,6 @@ def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
         for array in value if isinstance(value, Sequence) else (value,):
             if hasattr(array, "dtype") and spec.dtype_name(array) == "float64":
                 return f"computes in float32, float16 and bfloat16, {parameter} is float64"
-            bordered = any(getattr(array, "border", ()))  # of a graph's value
-            if bordered and function not in BORDERED:
-                return f"takes no array with a border of zeros, {parameter} has one"
     return None
 
 

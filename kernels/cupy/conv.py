@@ -70,8 +70,7 @@ def _ready(
     function: str, arguments: dict[str, Any], config: Config | None, workspace: Any, **arrays: Any
 ) -> tuple[Config, Any]:
     """The config and the float32 workspace of a call whose arrays are all usable."""
-    bordered = function != "conv2d_relu_pool_backward"
-    usable(function, bordered=bordered, **arrays, workspace=workspace)
+    usable(function, **arrays, workspace=workspace)
     config = config or choose(function, arguments)
     return config, scratch(workspace, config.workspace_bytes // 4)
 
@@ -182,3 +181,4 @@ def conv2d_relu_pool_backward(
     arrays = {"dy": dy, "code": code, "out": out, "db": db}
     _, memory = _ready("conv2d_relu_pool_backward", arguments, config, workspace, **arrays)
     conv_unpool.unpool(dy, code, out, db, memory)
+    zero_border(out)

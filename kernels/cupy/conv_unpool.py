@@ -7,7 +7,8 @@ from typing import Any
 import numpy
 
 from ..spec.contract import ITEMSIZE, dtype_name
-from .group import BYTES, THREADS, pitch
+from ..spec.grid import grid
+from .group import BYTES, THREADS
 from .launch import Kernel, launch, type_name
 from .reduce import add_in_order, splits_of_pixels, strips
 
@@ -41,7 +42,7 @@ def unpool(dy: Any, code: Any, out: Any, db: Any, sums: Any) -> None:
     launch(
         Kernel("conv_unpool.cu", f"unpool_kernel<{type_name(out)}>"),
         *(strips(out, splits), THREADS, dy, code, out, shares),
-        *(numpy.int64(_windows(out)), k, p, q, pitch(dy), pitch(out), numpy.int64(of_split)),
+        *(numpy.int64(_windows(out)), k, p, q, *grid(dy), *grid(out), numpy.int64(of_split)),
     )
     if db is not None:
         add_in_order(shares, db, splits)

@@ -20,7 +20,6 @@ import numpy
 
 from ..errors import BackendError, ShapeError, UnsupportedError
 from ..spec.contract import dtype_name
-from ..spec.grid import border
 from . import simulator
 
 TYPES = {  # of array elements, as the kernels call them
@@ -139,10 +138,8 @@ def type_name(array: Any) -> str:
     return TYPES[dtype_name(array)]
 
 
-def usable(function: str, *, bordered: bool = False, **arrays: Any) -> None:
+def usable(function: str, **arrays: Any) -> None:
     """Require arrays (None is left out) that the kernels can read: place, type and alignment.
-
-    `bordered`: images may have a border of zeros.
 
     Raises: UnsupportedError, ShapeError.
     """
@@ -153,11 +150,6 @@ def usable(function: str, *, bordered: bool = False, **arrays: Any) -> None:
             raise UnsupportedError(
                 f"{function}: backend cupy computes in float32, float16 and bfloat16, "
                 f"{name} is float64; use backend numpy"
-            )
-        if not bordered and len(array.shape) == 4 and any(border(array)):
-            raise UnsupportedError(
-                f"{function}: backend cupy takes no array with a border of zeros, {name} has one; "
-                f"use backend numpy"
             )
         on_host = not hasattr(array, "__cuda_array_interface__")
         if _Process.recording is None and on_host != simulated():
