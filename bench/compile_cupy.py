@@ -2,6 +2,7 @@
 
     python -m cnnengine.bench.compile_cupy             compare with the table in the repository
     python -m cnnengine.bench.compile_cupy --update    write the table
+    python -m cnnengine.bench.compile_cupy --missing   write only what it lacks, and drop what is gone
 
 The calls are those of `compile_check`: the backend's own launch code chooses the instantiations,
 and each is compiled for every architecture that it is used on. From NVRTC's report and the machine
@@ -80,24 +81,34 @@ def label(kernel: Kernel) -> str:
     return f"{kernel.file}: {kernel.name}"
 
 
-Share = tuple[int, int]  # architecture, which share of its kernels
+Rows = dict[str, dict[str, dict[str, int]]]  # label → architecture → figures
+Share = tuple[int, list[Kernel]]  # architecture, kernels to compile for it
 
 
 def compiled(share: Share) -> tuple[dict[str, dict[str, int]], list[str]]:
-    """The figures of one share of an architecture's kernels by label, and broken rules."""
-    architecture, part = share
+    """The figures of a share by label, and broken rules."""
+    architecture, chosen = share
     rows, broken = {}, []
-    for kernel in list(kernels(architecture))[part::PARTS]:
+    for kernel in chosen:
         rows[label(kernel)], told = figures(kernel, architecture)
         broken += [f"{label(kernel)}, sm_{architecture}: {line}" for line in told]
     return rows, broken
 
 
-def table() -> tuple[dict[str, dict[str, dict[str, int]]], list[str]]:
-    """Figures by kernel and architecture, and broken rules, one line each."""
-    rows: dict[str, dict[str, dict[str, int]]] = {}
+def table(known: Rows) -> tuple[Rows, list[str]]:
+    """Figures by kernel and architecture, and broken rules; of what is `known`, the known ones."""
+    rows: Rows = {}
     broken: list[str] = []
-    shares = [(architecture, part) for architecture in ARCHITECTURES for part in range(PARTS)]
+    shares: list[Share] = []
+    for architecture in ARCHITECTURES:
+        name, left = f"sm_{architecture}", []
+        for kernel in kernels(architecture):
+            row = known.get(label(kernel), {}).get(name)
+            if row is None:
+                left.append(kernel)
+            else:
+                rows.setdefault(label(kernel), {})[name] = row
+        shares += [(architecture, left[part::PARTS]) for part in range(PARTS)]
     with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
         for share, made in zip(shares, pool.map(compiled, shares), strict=True):
             for name, row in made[0].items():
@@ -107,17 +118,20 @@ def table() -> tuple[dict[str, dict[str, dict[str, int]]], list[str]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Compile, then compare with the table or, with `--update`, write it."""
-    if set(arguments) - {"--update"}:
-        print(f"compile_cupy: takes --update, not {' '.join(arguments)}")
+    """Compile, then compare with the table or write it."""
+    if arguments not in ([], ["--update"], ["--missing"]):
+        print(f"compile_cupy: takes --update or --missing, not {' '.join(arguments)}")
         return 2
     if (reason := compile.missing()) is not None:
         print(f"compile_cupy: {reason}")
         return 2
     try:
-        rows, broken = table()
-        update = "--update" in arguments
-        return ratchet.hold("nvrtc", compile.version(), rows, update=update, broken=broken)
+        version = compile.version()
+        known: Rows = {}
+        if "--missing" in arguments:
+            known = ratchet.read(ratchet.table_file("nvrtc", version))
+        rows, broken = table(known)
+        return ratchet.hold("nvrtc", version, rows, update=bool(arguments), broken=broken)
     except (BackendError, InputError) as error:
         print(f"compile_cupy: {error}")
         return 1

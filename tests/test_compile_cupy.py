@@ -35,7 +35,9 @@ def test_kernels__are_those_of_the_table(architecture, monkeypatch):
     assert any("conv2d_kernel" in label for label in labels)
     for table in TABLES:
         known = {n for n, row in ratchet.read(table).items() if f"sm_{architecture}" in row}
-        assert labels == known, f"{table.name}: run python -m cnnengine.bench.compile_cupy --update"
+        assert labels == known, (
+            f"{table.name}: run python -m cnnengine.bench.compile_cupy --missing"
+        )
 
 
 def test_call__goes_through_every_function_that_is_there(monkeypatch):
@@ -66,5 +68,5 @@ def test_main__says_what_is_missing(monkeypatch, capsys):
     out = capsys.readouterr().out.splitlines()
     assert out == [
         "compile_cupy: no NVRTC; install it",
-        "compile_cupy: takes --update, not --quick",
+        "compile_cupy: takes --update or --missing, not --quick",
     ]
