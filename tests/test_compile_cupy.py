@@ -35,9 +35,8 @@ def test_kernels__are_those_of_the_table(architecture, monkeypatch):
     assert any("conv2d_kernel" in label for label in labels)
     for table in TABLES:
         known = {n for n, row in ratchet.read(table).items() if f"sm_{architecture}" in row}
-        assert labels == known, (
-            f"{table.name}: run python -m cnnengine.bench.compile_cupy --missing"
-        )
+        told = f"{table.name}: run python -m cnnengine.bench.compile_cupy --missing"
+        assert labels == known, told
 
 
 def test_call__goes_through_every_function_that_is_there(monkeypatch):
