@@ -4,20 +4,20 @@
 //     dense_dgrad  out[N, C] = dy w      rows n, columns c, depth k
 //     dense_wgrad  out[K, C] = dy^T x    rows k, columns c, depth n
 //
-// A block makes a TILE x TILE tile of out and walks along the depth in steps of DEPTH. In each step it
-// needs DEPTH numbers of TILE rows of a and of TILE columns of b ("lines" below). These lie in shared
-// memory as two panels [DEPTH][TILE], whichever way they lie in global memory, and every number is
-// used for TILE sums. A thread keeps EACH x EACH sums in registers, which are made from
-// EACH + EACH numbers of the panels: the larger EACH, the fewer reads a multiplication. The panels are
-// doubled: while one pair is multiplied, the numbers of the next are already on their way.
+// A block makes a TILE x TILE tile of out and walks along the depth in steps of DEPTH. In each step
+// it needs DEPTH numbers of TILE rows of a and of TILE columns of b ("lines" below). These lie in
+// shared memory as two panels [DEPTH][TILE], whichever way they lie in global memory, and every
+// number is used for TILE sums. A thread keeps EACH x EACH sums in registers, which are made from
+// EACH + EACH numbers of the panels: the larger EACH, the fewer reads a multiplication. The panels
+// are doubled: while one pair is multiplied, the numbers of the next are already on their way.
 //
 // A long depth with few tiles is split; every split writes its sums to `parts`, and a second kernel
 // adds them in order. Products and sums are float32 (no tensor cores), for 16-bit types too.
 #include "group.cuh"
 
-constexpr int PANEL = 1024;  // numbers: at most one group of 16 bytes for each thread to bring
-constexpr int SIDE = 16;     // the threads of a block stand in a square of this side
-constexpr int RUN = 4;       // neighbouring sums: a thread has EACH / RUN runs of them, far apart
+constexpr int SIDE = 16;  // the threads of a block stand in a square of this side
+constexpr int RUN = 4;    // neighbouring sums: a thread has EACH / RUN runs of them, far apart
+constexpr int PANEL = THREADS * RUN;  // numbers: each thread brings RUN neighbours
 
 template <int TILE> constexpr int DEPTH = PANEL / TILE;
 
@@ -25,43 +25,48 @@ template <int TILE> struct alignas(16) Panel {
     float at[DEPTH<TILE>][TILE + RUN];  // RUN more, so that a line lies in several banks
 };
 
-// One operand: ALONG says that the numbers of a line are neighbours (line l at depth d is
-// from[l * pitch + d]); otherwise those of one depth are (from[d * pitch + l]).
+// One operand, contiguous: [lines, depth] if ALONG (the numbers of a line are neighbours), else
+// [depth, lines].
 template <class T, bool ALONG> struct Operand {
     const T* from;
-    long long pitch;
     int lines;
+    int depth;
+
+    __device__ int pitch() const { return ALONG ? depth : lines; }
 };
 
-// The group of the next panel that one thread carries in registers, and where in the panel it goes.
+// The RUN numbers of the next panel that one thread carries in registers.
 template <class T, bool ALONG, int TILE> struct Carried {
-    int line, depth;
-    bool any;  // groups of 16-bit types are enough for half of the threads
-    float value[GROUP<T>];
+    static constexpr int IN_ROW = (ALONG ? DEPTH<TILE> : TILE) / RUN;  // runs of neighbours
+    Vector<T, RUN> value;  // as stored: to widen it when it is fetched would be to wait for it
 
-    __device__ Carried() {
-        constexpr int IN_ROW = (ALONG ? DEPTH<TILE> : TILE) / GROUP<T>;  // groups of neighbours
-        const int outer = threadIdx.x / IN_ROW, inner = threadIdx.x % IN_ROW * GROUP<T>;
-        line = ALONG ? outer : inner;
-        depth = ALONG ? inner : outer;
-        any = threadIdx.x < PANEL / GROUP<T>;
+    // Where in the panel they go.
+    __device__ static int line() {
+        return ALONG ? threadIdx.x / IN_ROW : threadIdx.x % IN_ROW * RUN;
+    }
+    __device__ static int depth() {
+        return ALONG ? threadIdx.x % IN_ROW * RUN : threadIdx.x / IN_ROW;
     }
 
     // Fetches from the panel of line `first` and depth `start`; 0 behind the ends.
     __device__ void fetch(const Operand<T, ALONG>& operand, int first, int start, int end) {
-        if (!any) return;
-        const int l = first + line, d = start + depth;
+        const int l = first + line(), d = start + depth();
         const bool here = l < operand.lines && d < end;
         const int count = here ? (ALONG ? end - d : operand.lines - l) : 0;
-        const long long at = ALONG ? l * operand.pitch + d : d * operand.pitch + l;
-        load_group(value, operand.from + at, count, on_vectors(operand.from, operand.pitch));
+        const long long pitch = operand.pitch();
+        const T* from = operand.from + (ALONG ? l * pitch + d : d * pitch + l);
+        if (count >= RUN && on_vectors(operand.from, pitch)) {
+            value = load<RUN>(from);
+        } else {
+#pragma unroll
+            for (int j = 0; j < RUN; ++j) value.at[j] = j < count ? from[j] : narrow<T>(0.0f);
+        }
     }
 
     __device__ void put(Panel<TILE>& panel) const {
-        if (!any) return;
 #pragma unroll
-        for (int j = 0; j < GROUP<T>; ++j)
-            panel.at[ALONG ? depth + j : depth][ALONG ? line : line + j] = value[j];
+        for (int j = 0; j < RUN; ++j)
+            panel.at[depth() + (ALONG ? j : 0)][line() + (ALONG ? 0 : j)] = widen(value.at[j]);
     }
 };
 
@@ -81,19 +86,21 @@ __device__ inline void finish(
 
 template <class T, class U, bool A_ALONG, bool B_ALONG, int TILE>
 __global__ void __launch_bounds__(THREADS, 2) product_kernel(
-    const T* a, const T* b,  // [rows, depth] and [depth, columns]; see Operand
+    const T* a,              // [rows, depth], or [depth, rows] without A_ALONG
+    const T* b,              // [columns, depth], or [depth, columns] without B_ALONG
     const float* bias,       // [columns] or null
-    const U* mask,           // like out, or null: 0 where it is <= 0
+    const U* mask,           // like out, or null: out is 0 where it is <= 0
     float* parts,            // [splits, rows, columns] or null: written in place of out
     U* out,                  // [rows, columns]
-    int rows, int columns, int depth, int depth_of_split,  // a multiple of DEPTH<TILE>
-    long long a_pitch, long long b_pitch, int relu
+    int rows, int columns, int depth,
+    int depth_of_split,      // a multiple of DEPTH<TILE>
+    int relu
 ) {
     constexpr int EACH = TILE / SIDE, RUNS = EACH / RUN;
     SHARED(a_panels, Panel<TILE>[2]);
     SHARED(b_panels, Panel<TILE>[2]);
-    const Operand<T, A_ALONG> a_side = {a, a_pitch, rows};
-    const Operand<T, B_ALONG> b_side = {b, b_pitch, columns};
+    const Operand<T, A_ALONG> a_side = {a, rows, depth};
+    const Operand<T, B_ALONG> b_side = {b, columns, depth};
     const int high = (rows + TILE - 1) / TILE, broad = (columns + TILE - 1) / TILE;
     const int split = blockIdx.x / (high * broad), tile = blockIdx.x % (high * broad);
     const int first_row = tile % high * TILE, first_column = tile / high * TILE;
@@ -119,17 +126,19 @@ __global__ void __launch_bounds__(THREADS, 2) product_kernel(
         }
 #pragma unroll
         for (int d = 0; d < DEPTH<TILE>; ++d) {
-            Vector<float, RUN> left[RUNS], right[RUNS];
+            Vector<float, RUN> left[RUNS];
+#pragma unroll
+            for (int run = 0; run < RUNS; ++run)
+                left[run] = load<RUN>(&a_panels[now].at[d][(run * SIDE + y) * RUN]);
 #pragma unroll
             for (int run = 0; run < RUNS; ++run) {
-                left[run] = load<RUN>(&a_panels[now].at[d][(run * SIDE + y) * RUN]);
-                right[run] = load<RUN>(&b_panels[now].at[d][(run * SIDE + x) * RUN]);
+                const auto right = load<RUN>(&b_panels[now].at[d][(run * SIDE + x) * RUN]);
+#pragma unroll
+                for (int i = 0; i < EACH; ++i)
+#pragma unroll
+                    for (int j = 0; j < RUN; ++j)
+                        sum[i][run * RUN + j] += left[i / RUN].at[i % RUN] * right.at[j];
             }
-#pragma unroll
-            for (int i = 0; i < EACH; ++i)
-#pragma unroll
-                for (int j = 0; j < EACH; ++j)
-                    sum[i][j] += left[i / RUN].at[i % RUN] * right[j / RUN].at[j % RUN];
         }
         now = 1 - now;
         if (more) {
@@ -162,7 +171,7 @@ __global__ void __launch_bounds__(THREADS, 2) product_kernel(
     }
 }
 
-// Adds the splits in order, then bias, ReLU and mask as above; a thread takes RUN elements of a row.
+// Adds the splits in order, then bias, ReLU and mask as above; a thread takes RUN of a row.
 template <class U>
 __global__ void __launch_bounds__(THREADS) finish_product_kernel(
     const float* parts,  // [splits, rows, columns]

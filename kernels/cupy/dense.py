@@ -16,8 +16,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy
-
 from .. import spec
 from ..spec import Config
 from ..spec.contract import ITEMSIZE, Array, Out, dtype_name
@@ -93,8 +91,7 @@ def _product(
     launch(
         Kernel("dense.cu", f"product_kernel<{', '.join(map(str, types))}>"),
         *(splits * cdiv(rows, tile) * cdiv(columns, tile), THREADS),
-        *(a[0], b[0], bias, mask, parts, out, *sizes, config["depth_of_split"]),
-        *(numpy.int64(a[0].shape[1]), numpy.int64(b[0].shape[1]), int(relu)),
+        *(a[0], b[0], bias, mask, parts, out, *sizes, config["depth_of_split"], int(relu)),
     )
     if parts is not None:
         launch(

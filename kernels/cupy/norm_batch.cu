@@ -1,9 +1,9 @@
 // Batch norm: statistics, normalisation, sums of gradients, gradient.
 //
 // The statistics read x once. Every thread keeps, for each of its channels, a count, a mean and a
-// sum of squares about that mean (Welford 1962); those of two parts are joined by
+// sum of squares about that mean (Welford 1962); those of two parts, `apart` = mean2 - mean1, make
 //
-//     mean = (n1 mean1 + n2 mean2) / n,    squares = squares1 + squares2 + (mean2 - mean1)^2 n1 n2 / n
+//     mean = mean1 + apart n2 / n,    squares = squares1 + squares2 + apart^2 n1 n2 / n
 //
 // (Chan, Golub & LeVeque 1983): over the threads of a block, and by a second kernel over the splits
 // that the pixels are cut into. Like two passes, and unlike E[x^2] - E[x]^2, this survives a mean
@@ -112,8 +112,8 @@ __global__ void __launch_bounds__(THREADS) join_statistics_kernel(
     running_var[c] = (1.0f - momentum) * running_var[c] + momentum * unbiased;
 }
 
-// out = (x - mean) * spread * gamma + beta, then max(0, .) with relu. `spread` is 1/sqrt(var + eps),
-// or the variance itself with of_variance.
+// out = (x - mean) * spread * gamma + beta, then max(0, .) with relu. `spread` is
+// 1/sqrt(var + eps), or the variance itself with of_variance.
 template <class T>
 __global__ void __launch_bounds__(THREADS) normalise_kernel(
     const T* x,          // [pixels, C], x_pitch

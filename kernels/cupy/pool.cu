@@ -1,8 +1,8 @@
 // Max pooling: a thread takes one group of channels (see group.cuh) of one pixel of its output.
 //
-// A 2x2 pool reads four numbers and writes one and a byte of code, where a 64-bit index would double
-// the traffic. The gradient gathers: an input pixel asks the few windows that can cover it, in a
-// fixed order, whether their code names it; nothing is added by atomics or zeroed before.
+// A 2x2 pool reads four numbers and writes one and a byte of code, where a 64-bit index would
+// double the traffic. The gradient gathers: an input pixel asks the few windows that can cover it,
+// in a fixed order, whether their code names it; nothing is added by atomics or zeroed before.
 //
 // Along one axis, window p starts at p*stride - before, and its tap r lies r*dilation further. The
 // last window over pixel h is (h + before) / stride; at most ceil(reach / stride) windows, counting

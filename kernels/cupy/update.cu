@@ -1,8 +1,8 @@
 // Optimizers: one launch over the whole parameter arena, a group of four parameters a thread.
 //
-// Learning rate, step number and gradient scale are read from the device's memory, so that a captured
-// graph replays with new values. SGD moves five numbers a parameter, AdamW seven, and two bytes more
-// for the 16-bit copy that kernels read (`Low` is its type; without one `low` is null).
+// Learning rate, step number and gradient scale are read from the device's memory, so that a
+// captured graph replays with new values. SGD moves five numbers a parameter, AdamW seven, and two
+// bytes more for the 16-bit copy that kernels read (`Low` is its type; without one it is null).
 #include "group.cuh"
 
 constexpr int FOUR = GROUP<float>;
