@@ -85,7 +85,7 @@ __device__ inline void finish(
 }
 
 template <class T, class U, bool A_ALONG, bool B_ALONG, int TILE>
-__global__ void __launch_bounds__(THREADS, 2) product_kernel(
+__global__ void __launch_bounds__(THREADS) product_kernel(
     const T* a,              // [rows, depth], or [depth, rows] without A_ALONG
     const T* b,              // [columns, depth], or [depth, columns] without B_ALONG
     const float* bias,       // [columns] or null
