@@ -40,11 +40,11 @@ __device__ inline Strip strip_of_thread(long long pixels, int channels, long lon
     return strip;
 }
 
-// In the threads of row 0: the sums of all rows' values.
+// In the threads of row 0: the sums of all rows' values. One barrier a round is enough, also
+// between two sums: no round writes what the one before it reads.
 template <int N> __device__ inline void sum_rows(float (&values)[N], int lanes) {
     SHARED(upper, float[N][THREADS]);
     const int thread = threadIdx.x;
-    __syncthreads();  // `upper` may still be read by an earlier sum
     for (int half = THREADS / 2; half >= lanes; half /= 2) {
         if (thread >= half && thread < 2 * half) {
 #pragma unroll
