@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from calls import call_of, same_bits
+from calls import same_bits
 from cases import border as cases
 from cases.draw import Draw
 from machine import machine
@@ -145,9 +145,10 @@ def test_conv_halo__small_tiles_and_splits():
         return replace(config, tile=tuple(tile.items()), workspace_bytes=size)
 
     tested = replace(machine("triton"), variant=choose)
-    for call in cases.listed("same_3x3", "bfloat16"):
+    x, w, border = (2, 4, 5, 16), (32, 3, 3, 16), (1, 1)
+    for call in cases.conv.calls(Draw("small tiles"), x, w, cases.same(3, 3), "bfloat16"):
         if "pool" not in call.function:
-            assert tested.verify(call)
+            assert tested.verify(cases.with_borders(call, dict.fromkeys(cases.IMAGES, border)))
 
 
 @TRITON
@@ -195,14 +196,3 @@ def test_native__refuses_a_border():
     tested = machine("native")
     with pytest.raises(UnsupportedError, match="takes no array with a border of zeros, x has one"):
         tested.run(call, {n: v.shape for n, v in call.oracle().items()})
-
-
-def test_zero_border__fills_the_border_alone(backend):
-    # a pixel of the border would show up in the sums of its neighbours
-    x, w, op, border = cases.LISTED["same_3x3"]
-    draw = Draw("zero border")
-    call = call_of("conv2d", x=draw.whole(x, backend.widest), w=draw.whole(w, backend.widest),
-                   b=None, op=op)  # fmt: skip
-    if backend.adapter.gap(cases.with_borders(call, {"out": border})):
-        pytest.skip("takes no border")
-    assert backend.verify(cases.with_borders(call, {"out": border}))
