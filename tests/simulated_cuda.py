@@ -63,7 +63,12 @@ class Event:
 
     @property
     def done(self) -> bool:
+        """Whether it is reached; a moment passes with every question, in which work goes on."""
         self.device.check()
+        for stream in self.device.streams:
+            for _ in range(self.device.random.randrange(200)):
+                if not stream.queue or not self.device.one(stream):
+                    break
         return self.reached >= self.recorded
 
     def synchronize(self) -> None:
@@ -131,6 +136,7 @@ class Device:
         self.memory, self.used = memory, 0
         self.allocations: list[int] = []
         self.pinned: list[tuple[int, int]] = []  # address ranges
+        self.kept: list[Any] = []  # all memory: queued work knows it by its address only
         self.log: list[str] = []
         self.streams: list[Stream] = []
         self.error: Exception | None = None  # once set, every call fails with it
@@ -149,10 +155,11 @@ class Device:
         while not finished():
             ready = [s for s in self.streams if s.queue]
             self.random.shuffle(ready)
-            assert any(self._one(stream) for stream in ready), "the streams wait for each other"
+            assert any(self.one(stream) for stream in ready), "the streams wait for each other"
         self.check()
 
-    def _one(self, stream: Stream) -> bool:
+    def one(self, stream: Stream) -> bool:
+        """Do the first piece of work of a stream; False if it waits for another stream."""
         what, work = stream.queue[0]
         if what == "wait" and not work():
             return False
@@ -175,6 +182,7 @@ class Device:
         self.used += array.nbytes
         self.allocations.append(array.nbytes)
         array.reshape(-1).view(np.uint8)[:] = 0xFF  # NaN in every float type
+        self.kept.append(array)
         return array.view(Array)
 
     def _copy(self, out: int, source: int, size: int, kind: int, stream: int) -> None:
@@ -198,6 +206,7 @@ class Device:
         assert self.current.captured is None, "allocated during a capture"
         self.allocations.append(size)
         memory = bytearray(size)
+        self.kept.append(memory)
         start = np.frombuffer(memory, np.uint8).ctypes.data
         self.pinned.append((start, start + size))
         return memory

@@ -20,6 +20,9 @@ from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
 from cnnengine.engine.network import Network
 from cnnengine.engine.train import EpochReport, StepReport, TrainingError
+from cnnengine.kernels import registry
+from cnnengine.kernels.cupy import launch
+from cnnengine.kernels.errors import BackendError
 
 from .toy import toy_splits, toy_trainer
 
@@ -180,6 +183,29 @@ def test_gpu__a_loss_that_is_not_finite_is_found_before_a_checkpoint(tmp_path, s
     assert trainer.folder.last.read_bytes() == kept["last"]
 
 
+def test_gpu__test_loss_that_is_not_finite_names_the_layer(tmp_path, simulated):
+    trainer = toy_trainer(tmp_path / "run", device="cuda")
+
+    def spoil(told):
+        if isinstance(told, StepReport) and told.step == 5:
+            for _, view in trainer.network.parameters:
+                trainer.device.copy_from_host(view, np.full(view.shape, 1e30))
+
+    with pytest.raises(TrainingError, match="test images is nan after step 5 .*in layer conv"):
+        trainer.run(spoil)
+    assert not trainer.folder.last.exists()
+
+
+def test_gpu_session__lets_errors_through_that_are_not_cuda_s(simulated):
+    with pytest.raises(RuntimeError, match="^ours$"), open_device("cuda").session():
+        raise RuntimeError("ours")
+    with (
+        pytest.raises(BackendError, match=r"cuda:0 .*failed: Triton Error \[CUDA\]: launch"),
+        open_device("cuda").session(),
+    ):
+        raise RuntimeError("Triton Error [CUDA]: launch failure")
+
+
 def test_gpu__without_memory_to_look_for_the_layer(tmp_path, simulated):
     trainer = toy_trainer(tmp_path / "run", device="cuda")
     _, view = next(iter(trainer.network.parameters))
@@ -281,8 +307,17 @@ def test_plan__triton_takes_cupy_s_arrays_and_allocates_nothing():
     assert done.stdout == "True\n", done.stderr
 
 
-def test_open_device__cuda_while_triton_interprets(simulated, monkeypatch):
-    monkeypatch.setitem(devices.BACKENDS, "cuda", ("triton",))
+def test_open_device__cuda_in_a_process_that_interprets(simulated, monkeypatch):
+    monkeypatch.setitem(devices.BACKENDS, "cuda", ("triton", "cupy"))
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(InputError, match="TRITON_INTERPRET is set, which keeps Triton from"):
+        open_device("cuda", "triton")
+    launch.simulate()
+    with pytest.raises(InputError, match="runs CUDA C.. in the simulator already"):
+        open_device("cuda", "cupy")
+
+
+def test_open_device__gpu_without_any_backend(simulated, monkeypatch):
+    monkeypatch.setattr(registry, "missing", lambda name: f"{name} is lost; find it")
+    with pytest.raises(InputError, match="--device cuda: kernels simulated: simulated is lost; fi"):
         open_device("cuda")

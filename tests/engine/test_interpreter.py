@@ -51,8 +51,10 @@ def test_interpreter__two_training_steps_equal_numpy_s(tmp_path, kernels, optimi
     _compare(tmp_path, 2, kernels, optimizer=optimizer)
 
 
-@pytest.mark.slow  # seconds a step
-@pytest.mark.parametrize("kernels", ["triton", "cupy"])
+@pytest.mark.parametrize(
+    "kernels",
+    ["cupy", pytest.param("triton", marks=pytest.mark.slow)],  # seconds a step
+)
 def test_interpreter__twenty_losses_equal_numpy_s(tmp_path, kernels):
     _compare(tmp_path, STEPS, kernels)
 
