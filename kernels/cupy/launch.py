@@ -151,7 +151,7 @@ def usable(function: str, **arrays: Any) -> None:
                 f"{function}: backend cupy computes in float32, float16 and bfloat16, "
                 f"{name} is float64; use backend numpy"
             )
-        on_host = not hasattr(array, "__cuda_array_interface__")
+        on_host = not hasattr(type(array), "__cuda_array_interface__")
         if _Process.recording is None and on_host != simulated():
             here, there = ("host", "GPU") if simulated() else ("GPU", "host")
             raise UnsupportedError(
