@@ -56,18 +56,20 @@ class Program:
     passes: tuple[str, ...]
     batches: tuple[int, ...]
     precisions: tuple[str, ...]
-    networks: tuple[tuple[str, int], ...]
+    networks: tuple[tuple[str, int, str], ...]
     training: tuple[str, int]
 
 
 GPU = Program(
     tuple(name for name in suites.SUITES if name != "vgg-small"),
     ("forward+relu", "dgrad", "wgrad", "forward+relu+pool", "max_pool"), (64, 8, 1),
-    ("bf16", "tf32x3", "tf32"), (("vgg-small", 256), ("vgg16", 64)), ("vgg-small", 256),
+    ("bf16", "tf32x3", "tf32"),
+    (("vgg-small", 256, "bf16"), ("vgg16", 64, "bf16"), ("vgg-small", 256, "tf32")),
+    ("vgg-small", 256),
 )  # fmt: skip
 CPU = Program(
     ("vgg-small", "odd"), ("forward+relu", "dgrad", "wgrad"), (1,), ("fp32",),
-    (("lenet", 8), ("vgg-small", 16)), ("lenet", 8),
+    (("lenet", 8, "fp32"), ("vgg-small", 16, "fp32")), ("lenet", 8),
 )  # fmt: skip
 
 
@@ -171,12 +173,12 @@ class Acceptance:
     def networks(self) -> None:
         """Training steps and inference of whole networks."""
         done = self.log.told("networks")
-        for arch, batch in self.program.networks:
-            key = f"{arch}/batch {batch}"
+        for arch, batch, precision in self.program.networks:
+            key = f"{arch}/batch {batch}/{precision}"
             if key in done or self.left(NETWORKS) <= 0:
                 continue
             rows = network.run(
-                network.make_setting(arch, batch), self.device, network.MODES,
+                network.make_setting(arch, batch, precision), self.device, network.MODES,
                 against=self.against, compiled=False, seconds=10 * self.seconds, rounds=None,
                 note=self.note,
             )  # fmt: skip

@@ -72,6 +72,7 @@ def _networks(found: Sequence[tuple[Path, Result]]) -> str:
         ratio = f"**{row['ratio']:.2f}x**" if row.get("ratio") else "-"
         memory = (_memory(row, row["ours_name"]), _memory(row, row.get("baseline_name")))
         name = f"{row['arch']} {mode}, batch {row['batch']}"
+        name += f", {row['precision']}" if row.get("precision", "fp32") != "fp32" else ""
         cells = (name, ours, theirs, ratio, *memory, _link(file))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -106,7 +106,11 @@ def percent(share: float | None) -> str:
 def table(rows: Sequence[Row]) -> Table:
     """Columns and cells for people: ours, the best of the other side, and the others' medians."""
     is_network = bool(rows) and "arch" in rows[0]
-    names = ("arch", "mode") if is_network else ("layer", "pass", "batch", "precision")
+    names = (
+        ("arch", "mode", "batch", "precision")
+        if is_network
+        else ("layer", "pass", "batch", "precision")
+    )
     rate = "images_per_second" if is_network else "gflops"
     unit = "images/s" if is_network else "GFLOP/s"
     share = () if is_network else ("of roof",)

@@ -8,7 +8,8 @@ CUDA graphs). The update is torch's fused SGD.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +55,7 @@ class TorchSide:
         )  # fmt: skip
         self._losses: Callable[..., Any] = self.twin.losses
         self._logits: Callable[..., Any] = self.twin.module
+        self._precision, self._place = setting.description.precision, place
         self._guard = torch.no_grad if way == "compile" else torch.inference_mode
         if way != "compile":
             return
@@ -68,15 +70,21 @@ class TorchSide:
     def train(self) -> float:
         """One training step; the mean loss."""
         self.optimizer.zero_grad()
-        loss = self._losses(self.x, self.labels).mean()
+        with self._autocast():
+            loss = self._losses(self.x, self.labels).mean()
         loss.backward()
         self.optimizer.step()
         return loss.item()
 
     def infer(self) -> torch.Tensor:
         """The logits of the batch, on the host."""
-        with self._guard():
-            return self._logits(self.x).cpu()
+        with self._guard(), self._autocast():
+            return self._logits(self.x).float().cpu()
+
+    def _autocast(self) -> Any:
+        """bf16: torch's mixed precision, which keeps parameters in float32 as ours does."""
+        on = self._precision == "bf16"
+        return torch.autocast(self._place, torch.bfloat16, enabled=on)
 
 
 def torch_answers(setting: Setting, modes: tuple[str, ...]) -> Answers:
@@ -100,11 +108,19 @@ def torch_answers(setting: Setting, modes: tuple[str, ...]) -> Answers:
     return answers
 
 
-def _full_precision() -> contextlib.AbstractContextManager[object]:
-    """No TF32 and cuDNN's search for the fastest algorithm: the same terms as ours on a GPU."""
-    return torch.backends.cudnn.flags(
-        enabled=True, benchmark=True, deterministic=False, allow_tf32=False
-    )
+@contextlib.contextmanager
+def _same_terms(precision: str) -> Iterator[None]:
+    """On a GPU: TF32 as ours has it, and cuDNN's search for the fastest algorithm."""
+    tf32, matmul = precision == "tf32", torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    matmul.allow_tf32 = tf32
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=True, deterministic=False, allow_tf32=tf32
+        ):
+            yield
+    finally:
+        matmul.allow_tf32 = before
 
 
 def torch_candidates(
@@ -112,9 +128,11 @@ def torch_candidates(
     place: str = "cpu",
 ) -> tuple[list[Candidate], list[str]]:  # fmt: skip
     """The ways to time, and a line for each whose answer is wrong (then nothing is timed)."""
-    from .network import LOGITS_RMS
+    from .network import COARSE, LOGITS_RMS
 
     candidates, wrong = [], []
+    precision = setting.description.precision
+    terms = functools.partial(_same_terms, precision)
     expected: np.ndarray | None = None
     for way in WAYS:
         if way == "compile" and not compiled:
@@ -132,7 +150,7 @@ def torch_candidates(
             logits = side.infer().numpy().astype(np.float64)
             expected = logits if expected is None else expected
             off = np.sqrt(np.square(logits - expected).mean() / np.square(expected).mean())
-            if not off <= LOGITS_RMS:
+            if not off <= COARSE.get(precision, (LOGITS_RMS,))[0]:
                 wrong.append(f"torch {way}: logits are {off:.3g} from torch contiguous")
-        candidates.append(Candidate(f"torch {way}", getattr(side, mode), _full_precision))
+        candidates.append(Candidate(f"torch {way}", getattr(side, mode), terms))
     return candidates, wrong

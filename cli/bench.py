@@ -60,6 +60,7 @@ command = bench
               shell_complete=options.complete_arch, help=options.SETTINGS["arch"])  # fmt: skip
 @_batch("Images a step or pass.  [default: 64]")
 @click.option("--mode", default="both", show_default=True, help="train, infer or both.")
+@click.option("--precision", default="fp32", show_default=True, help="fp32, bf16; a GPU: tf32.")
 @_DEVICE
 @_AGAINST
 @_COMPILE
@@ -73,13 +74,13 @@ command = bench
 @_HTML
 @click.pass_context
 def network_command(
-    ctx: click.Context, arch: str, batch: int | None, mode: str, device: str, against: str,
-    compiled: bool, with_memory: bool, threads: int, seconds: float, repeats: int | None,
-    as_json: bool, out: Path | None, html: Path | None,
+    ctx: click.Context, arch: str, batch: int | None, mode: str, precision: str, device: str,
+    against: str, compiled: bool, with_memory: bool, threads: int, seconds: float,
+    repeats: int | None, as_json: bool, out: Path | None, html: Path | None,
 ) -> None:  # fmt: skip
     """Time a training step and inference of a whole network.
 
-    A training step is forward, backward and an SGD update, in float32. Beside it stand torch
+    A training step is forward, backward and an SGD update. Beside it stand torch
     contiguous, channels_last and torch.compile, on the same weights and the same batch.
     """
     from ..bench import network
@@ -91,9 +92,10 @@ def network_command(
     modes = network.MODES if mode == "both" else (mode,)
     batch = batch or 64
     run = Run("network", device, against, threads, arch=arch, batch=batch, modes=list(modes),
-              seconds=seconds, repeats=repeats, compile=compiled)  # fmt: skip
+              precision=precision, seconds=seconds, repeats=repeats,
+              compile=compiled)  # fmt: skip
     rows = network.run(
-        network.make_setting(arch, batch), run.device, modes, against=run.against,
+        network.make_setting(arch, batch, precision), run.device, modes, against=run.against,
         compiled=compiled, seconds=seconds, rounds=repeats, note=output.note,
     )  # fmt: skip
     if with_memory and not any(row["failed"] for row in rows):

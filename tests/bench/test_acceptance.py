@@ -14,7 +14,7 @@ from cnnengine.engine.errors import InputError
 from cnnengine.kernels import registry
 
 TINY = acceptance.Program(
-    ("odd",), ("forward+relu", "max_pool"), (1,), ("fp32",), (("lenet", 2),), ("lenet", 2)
+    ("odd",), ("forward+relu", "max_pool"), (1,), ("fp32",), (("lenet", 2, "fp32"),), ("lenet", 2)
 )
 NAMES = ("log.jsonl", "report.html", "results.jsonl", "table.txt")
 

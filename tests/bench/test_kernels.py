@@ -173,6 +173,8 @@ def test_kernels__without_torch_shows_our_figures_and_the_install_line(no_torch,
         (("kernels", "--precision", "tf32"), "unknown precision of --device cpu 'tf32'"),
         (("kernels", "--batch", "1,0"), "--batch 1,0: must be numbers of at least 1"),
         (("network", "--arch", "vgg-smal"), "unknown architecture 'vgg-smal' (did you mean vgg-"),
+        (("network", "--precision", "bf61"), "unknown precision 'bf61' (did you mean bf16?)"),
+        (("network", "--precision", "tf32"), "precision tf32 needs a GPU"),
         (("network", "--mode", "training"), "unknown mode 'training' (did you mean train"),
     ],
 )

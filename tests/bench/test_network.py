@@ -48,6 +48,28 @@ def test_network__json_tells_all_of_a_row(torch, bench_json):
     assert all(0 <= value < 5e-3 for value in (train | infer).values())
 
 
+def test_network__bf16_stands_beside_torchs_mixed_precision(torch, bench_json):
+    code, told, err = bench_json(*LENET, "--precision", "bf16")
+    assert code == 0, err
+    train, infer = told["rows"]
+    assert (train["key"], infer["precision"]) == ("lenet/train/batch 2/bf16", "bf16")
+    assert train["ratio"] > 0
+    assert 1e-4 < infer["differences"]["inference logits"] < 3e-2
+
+
+def test_torch_side__bf16_keeps_parameters_in_float32(torch):
+    from cnnengine.bench.torch_side import TorchSide
+
+    plain, mixed = (
+        TorchSide(network.make_setting("lenet", 2, p), "infer", "channels_last")
+        for p in ("fp32", "bf16")
+    )
+    assert {p.dtype for p in mixed.twin.parameters().values()} == {torch.float32}
+    a, b = plain.infer(), mixed.infer()
+    off = float(((a - b).square().mean() / a.square().mean()).sqrt())
+    assert 1e-4 < off < 3e-2
+
+
 @pytest.mark.parametrize("side", ["torch", "no_torch"])
 def test_network__wrong_gradient_has_no_times_and_fails(request, side, wrong_wgrad, bench_json):
     request.getfixturevalue(side)
