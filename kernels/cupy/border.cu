@@ -1,4 +1,4 @@
-// Zeros for the border of an image batch (grid.cuh): what its buffer has beside and below the images.
+// Zeros for the border of an image batch (grid.cuh): what lies beside and below the images.
 #include "grid.cuh"
 
 constexpr int THREADS = 256;

@@ -78,6 +78,10 @@ class Tile:
         told = ", ".join(map(str, (*numbers, self.thread_rows, self.thread_columns)))
         return f"{type_name(array)}, {told}"
 
+    def pitch(self, itemsize: int) -> int:
+        """Elements from filter to filter in shared memory: an odd multiple of 16 bytes, or 8."""
+        return self.chunk + (0 if self.chunk * itemsize % 32 else 16 // itemsize)
+
     def shared_bytes(self, window: Window, itemsize: int) -> int:
         """Bytes of the halo and of a row of filters, twice each, as `correlate` lays them out."""
         pixels = 1
@@ -87,9 +91,8 @@ class Tile:
         ):  # fmt: skip
             pixels *= ((outputs - 1) * stride + (taps - 1) * step) // gap + 1
         halos = cdiv(2 * pixels * self.chunk, 16) * 16
-        chunk = self.chunk * itemsize
-        pitch = self.chunk + (0 if chunk % 32 else 16 // itemsize)
-        return itemsize * (halos + 2 * window.taps[1] * self.block_filters * pitch)
+        row = window.taps[1] * self.block_filters * self.pitch(itemsize)
+        return itemsize * (halos + 2 * row)
 
 
 def choose_tile(

@@ -1,7 +1,8 @@
 // The simulator's machine: runs the blocks of a grid one after the other, a fiber for each thread.
 //
 // Between two barriers the threads run in a random order, and warps may fall behind each other, so
-// that a kernel which forgets a barrier computes something else. Shared memory is full of NaN when
+// that a kernel which forgets a barrier computes something else. Blocks run in a shuffled order,
+// too. Shared memory is full of NaN when
 // a block starts and has guard bytes behind every array. Asynchronous copies happen when they are
 // waited for, no sooner.
 #include "simulator.h"
@@ -24,6 +25,7 @@ constexpr size_t STACK_BYTES = (128 << 10) + 576;  // no power of two: they shar
 constexpr int GUARD_BYTES = 64;
 constexpr unsigned char POISON = 0xff;  // bytes that are NaN in every float type
 constexpr int MOST_DECLARATIONS = 16;
+constexpr uint64_t STACK_END = 0x5eed5eed5eed5eed;  // in the last word of every stack
 constexpr int MOST_COPIES = 512;  // that one thread has on their way
 
 enum State { READY, AT_BARRIER, IN_EXCHANGE, RETURNED };
@@ -272,19 +274,27 @@ inline bool block_goes_on() {
     return true;
 }
 
+inline uint64_t* end_of_stack(int thread) {
+    return reinterpret_cast<uint64_t*>(m.stacks + thread * STACK_BYTES);
+}
+
 inline void look_at_guards() {
+    for (int i = 0; i < m.count; ++i)
+        if (*end_of_stack(i) != STACK_END) return found("its local arrays overran its stack", i);
     for (int i = 0; i < m.declared; ++i)
         for (int j = 0; j < GUARD_BYTES; ++j)
             if (m.places[i][m.sizes[i] + j] != POISON)
                 return found("its block wrote behind an array in shared memory", 0);
 }
 
+inline uint64_t common_divisor(uint64_t a, uint64_t b) { return b ? common_divisor(b, a % b) : a; }
+
 inline bool reserve(size_t room) {
     if (!m.stacks) {
-        void* got = mmap(nullptr, STACK_BYTES * MOST_THREADS, PROT_READ | PROT_WRITE,
+        void* got = mmap(nullptr, STACK_BYTES * (MOST_THREADS + 1), PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (got == MAP_FAILED) return false;
-        m.stacks = static_cast<char*>(got);
+        m.stacks = static_cast<char*>(got) + STACK_BYTES;  // room for an overrun of the first
         for (auto& copies : m.copies)
             copies = static_cast<Copy*>(malloc(MOST_COPIES * sizeof(Copy)));
     }
@@ -309,19 +319,26 @@ extern "C" int simulator_run(void (*body)(void**), void** values, const unsigned
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block[0], block[1], block[2]};
     m.count = block[0] * block[1] * block[2];
+    for (int i = 0; i < m.count; ++i) *end_of_stack(i) = STACK_END;
     m.body = body;
     m.values = values;
     m.dynamic_bytes = dynamic_bytes;
     m.random = seed;
     m.failed = false;
-    for (blockIdx.z = 0; blockIdx.z < grid[2]; ++blockIdx.z)
-        for (blockIdx.y = 0; blockIdx.y < grid[1]; ++blockIdx.y)
-            for (blockIdx.x = 0; blockIdx.x < grid[0]; ++blockIdx.x) {
-                start_block(dynamic_bytes);
-                do run_ready();
-                while (!m.failed && block_goes_on());
-                if (!m.failed) look_at_guards();
-                if (m.failed) return snprintf(told, told_room, "%s", m.told), 0;
-            }
+    const uint64_t blocks = uint64_t(grid[0]) * grid[1] * grid[2];
+    // a step that has no divisor in common with the number of blocks meets each of them once
+    uint64_t step = draw() % blocks + 1;
+    while (common_divisor(step, blocks) > 1) ++step;
+    uint64_t block_number = draw() % blocks;
+    for (uint64_t done = 0; done < blocks; ++done, block_number = (block_number + step) % blocks) {
+        blockIdx.x = block_number % grid[0];
+        blockIdx.y = block_number / grid[0] % grid[1];
+        blockIdx.z = block_number / grid[0] / grid[1];
+        start_block(dynamic_bytes);
+        do run_ready();
+        while (!m.failed && block_goes_on());
+        if (!m.failed) look_at_guards();
+        if (m.failed) return snprintf(told, told_room, "%s", m.told), 0;
+    }
     return 1;
 }

@@ -157,6 +157,27 @@ def test_simulator__refuses_vectors_at_odd_addresses(kernel):
         launch.launch(probe, 1, 1, room[start + 1 :], room[start + 4 :])
 
 
+def test_simulator__runs_every_block_once_in_a_shuffled_order(kernel):
+    source = """__global__ void probe_kernel(int* count, int* order) {
+        const int block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+        order[block] = (*count)++;
+    }"""
+    count, order = np.zeros(1, np.int32), np.full(24, -1, np.int32)
+    launch.launch(kernel(source, "probe_kernel"), (4, 3, 2), 1, count, order)
+    assert sorted(order) == list(range(24))
+    assert list(order) != list(range(24))
+
+
+def test_simulator__finds_local_arrays_that_are_too_large(kernel):
+    source = """__global__ void probe_kernel(float* out) {
+        volatile float large[40000];
+        for (int i = 0; i < 40000; ++i) large[i] = i;
+        *out = large[7];
+    }"""
+    with pytest.raises(BackendError, match="its local arrays overran its stack"):
+        launch.launch(kernel(source, "probe_kernel"), 1, 1, floats(1))
+
+
 COPY = """__global__ void probe_kernel(const float* x, float* out) {
     SHARED(tile, Vector<float, 4>[2]);
     copy_async<16>(&tile[0], x, 8);

@@ -82,3 +82,17 @@ def test_choose_tile__takes_the_larger_tile_unless_it_is_half_empty():
     window = Window((3, 3), (1, 1), (1, 1))
     columns = [conv_direct.choose_tile((n, n), 64, 64, window, 4).columns for n in (7, 8, 14, 56)]
     assert columns == [8, 8, 16, 16]
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+@pytest.mark.parametrize("chunk", [4, 8, 16])
+def test_tile__neighbouring_filters_meet_no_bank_twice(chunk, itemsize):
+    # eight threads read four neighbouring elements each; a bank is four bytes wide
+    pitch = conv_direct.Tile(chunk, 8, 4, 4, 3, 3).pitch(itemsize)
+    for c in range(0, chunk, 4):
+        banks = [
+            (lane * pitch + c + element) * itemsize // 4 % 32
+            for lane in range(conv_direct.FILTER_LANES)
+            for element in range(0, 4, 4 // itemsize)
+        ]
+        assert len(set(banks)) == len(banks)
