@@ -12,7 +12,6 @@ from ..errors import BackendError, UnsupportedError
 from . import simulator
 
 OPTIONS = ("-std=c++17", f"-I{simulator.FOLDER}")
-FREE_SHARED = 48 << 10  # bytes that a kernel may have without asking for more
 
 Extents = tuple[int, int, int]
 
@@ -51,9 +50,13 @@ def _kernel(file: str, name: str, device: int) -> Any:
         module = cupy.RawModule(
             code=code, backend="nvrtc", options=OPTIONS, name_expressions=(name,)
         )
-        return module.get_function(name)
+        kernel = module.get_function(name)
     except cupy.cuda.compiler.CompileException as error:
         raise BackendError(f"{file}: {name}: NVRTC cannot compile it\n{error}") from error
+    # more than 48 KiB, declared and dynamic together, must be asked for
+    most = properties(device)["sharedMemPerBlockOptin"]
+    kernel.max_dynamic_shared_size_bytes = most - kernel.shared_size_bytes
+    return kernel
 
 
 def run(
@@ -71,8 +74,6 @@ def run(
     device = current()
     _require_stream_of(device, name)
     kernel = _kernel(file, name, device)
-    if shared_bytes > FREE_SHARED and kernel.max_dynamic_shared_size_bytes < shared_bytes:
-        kernel.max_dynamic_shared_size_bytes = shared_bytes
     # an address is passed as a number: CuPy need not know the type of what lies there
     values = tuple(
         numpy.uint64(value) if kind.startswith("*") else numpy.dtype(kind).type(value)

@@ -10,6 +10,7 @@ waited for. Threads run in a random order that depends on the seed, so a missing
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import functools
@@ -20,6 +21,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ FLAGS = (
 )
 ALONE = "-fno-gnu-unique"  # GCC: libraries of several kernels must not share static variables
 ROOM = 300  # bytes for a message
+MONTH = 30 * 24 * 3600  # seconds
 
 _running = threading.Lock()
 
@@ -83,7 +86,8 @@ def _library(source: str, name: str, told: str) -> Path:
     key = hashlib.sha256(told_all.encode()).hexdigest()[:24]
     folder = cache_folder()
     file = folder / f"{re.sub('[^a-z0-9_]+', '-', name.lower())[:80]}-{key}.so"
-    if file.exists():
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(file)  # used today
         return file
     folder.mkdir(parents=True, exist_ok=True)
     with open(file.with_suffix(".lock"), "w") as lock:  # one of several processes compiles
@@ -96,7 +100,16 @@ def _library(source: str, name: str, told: str) -> Path:
                 if found.returncode:
                     raise BackendError(f"{told}: the simulator cannot compile it\n{found.stderr}")
                 os.replace(made, file)
+                _forget_old(folder)
     return file
+
+
+def _forget_old(folder: Path) -> None:
+    """Remove the libraries that have not been used for a month."""
+    for file in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process removes it, too
+            if time.time() - file.stat().st_mtime > MONTH:
+                file.unlink(missing_ok=True)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -300,6 +301,22 @@ def test_relu__refuses_float64():
     x = np.zeros(4)
     with pytest.raises(UnsupportedError, match="x is float64; use backend numpy"):
         registry.load("cupy").function("relu")(x, x)
+
+
+def test_simulator__keeps_libraries_and_forgets_old_ones(kernel, tmp_path):
+    probe = kernel(PLAIN, "probe_kernel")
+    old, new = tmp_path / "old.so", tmp_path / "new.so"
+    for file in (old, new):
+        file.touch()
+    os.utime(old, (0, 0))
+    launch.launch(probe, 1, 1, None, 3)
+    assert not old.exists()
+    assert new.exists()
+    made = set(tmp_path.glob("probe*.so"))
+    assert len(made) == 1
+    simulator._compiled.cache_clear()
+    launch.launch(probe, 1, 1, None, 3)
+    assert set(tmp_path.glob("probe*.so")) == made
 
 
 def test_missing__names_the_compiler(monkeypatch):

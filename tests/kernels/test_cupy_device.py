@@ -30,7 +30,8 @@ class RawKernel:
 
     def __init__(self, module, name):
         self.module, self.name = module, name
-        self.max_dynamic_shared_size_bytes = 48 << 10
+        self.shared_size_bytes = 1024  # what it declares
+        self.max_dynamic_shared_size_bytes = (48 << 10) - self.shared_size_bytes
 
     def __call__(self, grid, block, values, *, shared_mem):
         assert shared_mem <= self.max_dynamic_shared_size_bytes
