@@ -19,13 +19,14 @@
 // Eight neighbouring threads have the same pixels (one read serves all) and neighbouring filters,
 // whose rows in shared memory are padded to odd multiples of 16 bytes: they meet all 32 banks.
 //
-// A multiprocessor has registers for 384 such threads (168 each).
+// A multiprocessor has registers for 384 such threads (168 each). These are the tiles of a matrix
+// product (as in CUTLASS's efficient_gemm.md), over a halo in place of a matrix of patches.
 //
 // Sums are float32 for every type, of products that are fused (fmaf) and never shortened to TF32.
 #pragma once
 #include "grid.cuh"
 
-constexpr int RESIDENT_THREADS = 384;
+constexpr int RESIDENT_THREADS = 384;  // of a multiprocessor
 
 // The numbers of a block; all are known when it is compiled.
 template <class T, int WIDTH_, int CHUNK_, int FILTERS_, int THREAD_ROWS, int THREAD_COLUMNS>
