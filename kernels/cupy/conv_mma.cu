@@ -21,7 +21,8 @@ __device__ inline void later_if_larger(float& best, int& at, float value, int pl
 
 // PARTS: TF32 numbers for each float32 factor. WIDE: 16-byte loads; `wide`: 16-byte stores.
 template <class T, class Tile, int PARTS, bool EDGE, bool POOL, bool WIDE>
-__global__ void __launch_bounds__(Tile::THREADS, sizeof(T) == 2 ? Tile::BLOCKS : 1) conv2d_mma_kernel(
+__global__ void __launch_bounds__(Tile::THREADS, sizeof(T) == 2 ? Tile::BLOCKS : 1)
+conv2d_mma_kernel(
     const T* x,          // [N, H, W, groups * C]
     const T* w,          // [groups * K, R, S, C]
     const float* b,      // [groups * K] or null
@@ -48,7 +49,7 @@ __global__ void __launch_bounds__(Tile::THREADS, sizeof(T) == 2 ? Tile::BLOCKS :
     const Taps taps = {R, S, dilation_h, dilation_w};
     const int padded = whole(C, A::VECTOR);
     Pixels<A, Tile::THREADS, EDGE, WIDE> pixels(images, taps, padded, Tile::DEPTH, [&](int line) {
-        const int output = min(first_output + line / EACH, outputs - 1);  // the last again and again
+        const int output = min(first_output + line / EACH, outputs - 1);  // the last is repeated
         const Digits at = Digits::of(output, P, Q);
         const int p = POOL ? at.middle * 2 + line % 4 / 2 : at.middle;
         const int q = POOL ? at.low * 2 + line % 2 : at.low;

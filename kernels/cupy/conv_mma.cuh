@@ -35,8 +35,8 @@ struct Tile {
 //
 // Shared memory has 32 banks of 4 bytes, so a warp should touch all eight 16-byte columns of it at
 // once. The chunks of a line are permuted (XOR with a number that follows from the line), so that
-// this holds for a copy, which writes chunks of a line side by side, and for a fragment, which reads
-// the same chunk of eight lines. tests/kernels/test_cupy_mma.py counts the banks.
+// this holds for a copy, which writes chunks of a line side by side, and for a fragment, which
+// reads the same chunk of eight lines. tests/kernels/test_cupy_mma.py counts the banks.
 template <class T, int EXTENT, int DEPTH, bool ALONG> struct Operand {
     using Element = T;
     static constexpr int VECTOR = 16 / sizeof(T);  // elements of a chunk

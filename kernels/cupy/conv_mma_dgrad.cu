@@ -4,15 +4,15 @@
 //     dx[n,h,v,c] = sum over r,s,k of dy[n,p,q,k] * w[k,r,s,c]
 //     with p = (h + top - r * dilation_h) / stride_h, where that is a whole number; q likewise
 //
-// Rows of equal (h + top) mod stride form a phase, and so do columns; the pixels of a phase meet the
-// same taps, so each phase is a product of its own without a multiplication in vain (the strided
-// dgrad of CUTLASS's implicit_gemm_convolution.md):
+// Rows of equal (h + top) mod stride form a phase, and so do columns; the pixels of a phase meet
+// the same taps, so each phase is a product of its own without a multiplication in vain (the
+// strided dgrad of CUTLASS's implicit_gemm_convolution.md):
 //
 //     dx [pixels of the phase, channels] = dy [pixels, (i, j, k)] @ w [(i, j, k), channels]
 //
 // where (i, j) counts the taps that the phase meets. A phase that no tap meets is zeros. The ReLU
-// mask and the bias gradient of the layer below are the epilogue's: each tile leaves the sums of its
-// columns in the workspace, to be added in the order of the tiles.
+// mask and the bias gradient of the layer below are the epilogue's: each tile leaves the sums of
+// its columns in the workspace, to be added in the order of the tiles.
 #include "conv_mma_load.cuh"
 #include "conv_mma_store.cuh"
 
@@ -34,7 +34,8 @@ __device__ inline Phase phase_of(int number, int pad, int stride, int dilation, 
 }
 
 template <class T, class Out, class Tile, int PARTS, bool WIDE>
-__global__ void __launch_bounds__(Tile::THREADS, sizeof(T) == 2 ? Tile::BLOCKS : 1) conv2d_dgrad_mma_kernel(
+__global__ void __launch_bounds__(Tile::THREADS, sizeof(T) == 2 ? Tile::BLOCKS : 1)
+conv2d_dgrad_mma_kernel(
     const T* dy,      // [N, P, Q, groups * K]
     const T* w,       // [groups * K, R, S, C]
     Out* out,         // [N, H, W, groups * C]
@@ -80,8 +81,7 @@ __global__ void __launch_bounds__(Tile::THREADS, sizeof(T) == 2 ? Tile::BLOCKS :
         return Corner{at.n, (at.h + top - down.first_tap * dilation_h) / stride_h,
                       (at.w + left - across.first_tap * dilation_w) / stride_w};
     });
-    const PhaseTaps order = {down.taps, down.first_tap, across.first_tap,
-                             every_h, every_w};
+    const PhaseTaps order = {down.taps, down.first_tap, across.first_tap, every_h, every_w};
     FiltersAcross<B, Tile::THREADS, WIDE, PixelLoader> filters(
         w + (long long)group * K * R * S * C, order, K, R, S, C, first_c, pixels);
     const int steps = down.taps * across.taps * (padded / Tile::DEPTH);

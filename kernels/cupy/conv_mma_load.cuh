@@ -167,7 +167,7 @@ template <class Memory_, int THREADS, bool WIDE, class Pixels>
 struct FiltersAcross : Share<Memory_, THREADS> {
     using S = Share<Memory_, THREADS>;
     using typename S::T;
-    const T* w;  // [filters, height, width, channels] of the group, at this thread's line and channel
+    const T* w;  // [filters, height, width, channels] of the group, at this thread's first element
     PhaseTaps taps;
     int filters, filter, width, channels, valid;  // filter: elements of one
     const Pixels& pixels;

@@ -1,6 +1,7 @@
 // Gradient with respect to w on tensor cores: a product summed over pixels, split, added in order.
 //
-//     dw [K, (r, s, c)] = sum over pixels of  dy [pixels, K] transposed  @  patches [pixels, (r, s, c)]
+//     dw [K, (r, s, c)]  =  sum over pixels of  dy [pixels, K] transposed  @  patches of x
+//     with patches [pixels, (r, s, c)]
 //
 // Both operands lie in memory with the pixels, which are the depth here, across their lines. dw is
 // small and the pixels are many: they are shared out among `splits` blocks for each tile, whose
@@ -9,7 +10,8 @@
 #include "conv_mma_store.cuh"
 
 template <class T, class Tile, int PARTS, bool EDGE, bool WIDE>
-__global__ void __launch_bounds__(Tile::THREADS, sizeof(T) == 2 ? Tile::BLOCKS : 1) conv2d_wgrad_mma_kernel(
+__global__ void __launch_bounds__(Tile::THREADS, sizeof(T) == 2 ? Tile::BLOCKS : 1)
+conv2d_wgrad_mma_kernel(
     const T* x,   // [N, H, W, groups * C]
     const T* dy,  // [N, P, Q, groups * K]
     float* out,   // [splits, groups * K, R, S, C]
