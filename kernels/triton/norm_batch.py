@@ -152,21 +152,29 @@ def batch_norm_sums_kernel(
     blocks = tl.cdiv(channels, BLOCK_CHANNELS)
     split = (tl.program_id(0) // blocks).to(tl.int64)
     c = (tl.program_id(0) % blocks * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS))[None, :]
+    i = tl.arange(0, BLOCK_PIXELS)[:, None]
     centre = tl.load(mean + c, mask=c < channels, other=0.0)
     scale = tl.load(invstd + c, mask=c < channels, other=0.0)
     plain = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), tl.float32)
     against = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), tl.float32)
-    end = tl.minimum((split + 1) * rows, pixels)
-    for start in range(split * rows, end, BLOCK_PIXELS):
-        m = (start + tl.arange(0, BLOCK_PIXELS))[:, None]
-        inside = (m < end) & (c < channels)
-        value = wide(tl.load(x + m * x_pitch + c, mask=inside, other=0.0))
-        gradient = wide(tl.load(dy + m * dy_pitch + c, mask=inside, other=0.0))
+    first = split * rows
+    x += first * x_pitch  # offsets from here are small: 32 bits, and half the registers
+    dy += first * dy_pitch
+    if mask is not None:
+        mask += first * mask_pitch
+    left = tl.minimum(pixels - first, rows).to(tl.int32)
+    for start in range(0, left, BLOCK_PIXELS):
+        inside = (i < left - start) & (c < channels)
+        value = wide(tl.load(x + (i * x_pitch + c), mask=inside, other=0.0))
+        gradient = wide(tl.load(dy + (i * dy_pitch + c), mask=inside, other=0.0))
         if mask is not None:
-            alive = wide(tl.load(mask + m * mask_pitch + c, mask=inside, other=0.0))
+            alive = wide(tl.load(mask + (i * mask_pitch + c), mask=inside, other=0.0))
             gradient = tl.where(alive <= 0, 0.0, gradient)
+            mask += BLOCK_PIXELS * mask_pitch
         plain += gradient
         against += tl.where(inside, gradient * ((value - centre) * scale), 0.0)
+        x += BLOCK_PIXELS * x_pitch
+        dy += BLOCK_PIXELS * dy_pitch
     c = tl.program_id(0) % blocks * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     at = parts + (split * channels + c)
     tl.store(at, tl.sum(plain, axis=0), mask=c < channels)
