@@ -19,6 +19,7 @@ every pixel, the padded pixels that repeat it, row by row.
 """
 
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
+# pyright: reportAssignmentType=false
 # (inside a kernel numbers, blocks and constants mix in ways that Triton's annotations do not tell)
 
 from __future__ import annotations

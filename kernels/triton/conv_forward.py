@@ -19,6 +19,7 @@ window never falls into two tiles, whatever P and Q are: the tile is split four 
 """
 
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
+# pyright: reportAssignmentType=false
 # (inside a kernel numbers, blocks and constants mix in ways that Triton's annotations do not tell)
 
 from __future__ import annotations
