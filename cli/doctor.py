@@ -84,17 +84,14 @@ def _backends() -> Iterator[Finding]:
 
 def _devices() -> Iterator[Finding]:
     """Which devices `--device` can name here."""
+    from ..engine import hardware
     from ..engine.device import BACKENDS
-    from ..kernels import cuda
 
-    yield Finding("device: cpu", "ok", f"kernels {', '.join(BACKENDS['cpu'])}")
-    reason = cuda.missing(0)
-    if reason is None:
-        yield Finding("device: cuda", "ok", f"kernels {', '.join(BACKENDS['cuda'])}; train with "
-                      "--device cuda")  # fmt: skip
-    else:
-        found, _, mend = reason.partition("; ")
-        yield Finding("device: cuda", "missing", found, mend)
+    for name, reason in hardware.devices():
+        what, kernels = f"device: {name}", f"kernels {', '.join(BACKENDS[name])}"
+        found, _, mend = (reason or "").partition("; ")
+        state = "missing" if reason else "ok"
+        yield Finding(what, state, found or kernels, mend)
 
 
 def _gpu(driver: Any) -> Iterator[Finding]:

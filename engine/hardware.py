@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from ..kernels import registry
+from ..kernels import cuda, registry
 from ..kernels.numpy.threads import cores
 from .device import BACKENDS
 
@@ -143,6 +143,11 @@ def backends() -> list[tuple[str, str | None]]:
     """Every backend's name, and why it cannot run here with what mends it (None: it can)."""
     names = dict.fromkeys((*BACKENDS["cpu"], *registry.BACKENDS))
     return [(name, registry.missing(name)) for name in names]
+
+
+def devices() -> list[tuple[str, str | None]]:
+    """The devices without an interpreter, and why one cannot be used with what mends it."""
+    return [("cpu", None), ("cuda", cuda.missing(0))]
 
 
 def installed_like(pattern: str) -> str | None:

@@ -304,7 +304,9 @@ def test_doctor__names_what_is_here_and_what_is_missing(tmp_path):
     for finding in report["findings"]:
         assert finding["state"] in ("ok", "missing", "warning")
         assert finding["state"] == "ok" or finding["mend"], finding
-    assert "kernels: numpy" in succeed("doctor", cwd=tmp_path).out
+    shown = succeed("doctor", cwd=tmp_path).out
+    assert "kernels: numpy" in shown
+    assert "device: cuda" in shown
 
 
 def test_output__closed_pipe_is_quiet(tmp_path):

@@ -125,3 +125,10 @@ def test_nvidia_driver__none(monkeypatch):
 
     monkeypatch.setattr(ctypes, "CDLL", nothing)
     assert hardware.nvidia_driver() == "no NVIDIA driver (libcuda.so.1 cannot be loaded)"
+
+
+def test_devices__say_why_a_gpu_cannot_be_used(monkeypatch):
+    monkeypatch.setattr(hardware.cuda, "missing", lambda index: "no GPU today; wait")
+    assert hardware.devices() == [("cpu", None), ("cuda", "no GPU today; wait")]
+    monkeypatch.setattr(hardware.cuda, "missing", lambda index: None)
+    assert hardware.devices()[1] == ("cuda", None)
