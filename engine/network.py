@@ -168,7 +168,8 @@ class Network:
         fits, too_much = 0, batch
         while too_much - fits > 1:
             half = (fits + too_much) // 2
-            programs = self._compiled(min(infer_batch, half), (half,) if train_batches else ())
+            trained = (half, max(1, half - 1)) if train_batches else ()  # the last may be smaller
+            programs = self._compiled(min(infer_batch, half), trained)
             if self.device.has_room(self._bytes(programs)):
                 fits = half
             else:

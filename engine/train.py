@@ -20,7 +20,7 @@ from ..kernels.errors import BackendError
 from . import diagnose
 from .checkpoint import Progress, RunFolder, Source
 from .config import RESUME_MAY_CHANGE, TrainConfig
-from .data import Augment, Batch, Loader, Splits
+from .data import Augment, Loader, Splits
 from .device import Device
 from .errors import InputError, TrainingError
 from .evaluate import Evaluation, evaluate
@@ -169,7 +169,7 @@ class Trainer:
         try:
             with self.device.session(), self.folder.open_metrics(self.progress) as self._metrics:
                 trained = self._epochs(report)
-        except BackendError as error:
+        except (BackendError, StepError) as error:
             raise TrainingError(f"{error}; {self._kept()}") from error
         finished = self.progress.epoch == self.config.epochs
         seconds = time.perf_counter() - begun
@@ -205,31 +205,19 @@ class Trainer:
         self._epoch_seconds, self._epoch_images = 0.0, 0
         for batch in self.loader.epoch(progress.epoch, progress.batch):
             lr = self.config.lr * self.schedule(progress.step, self.total_steps)
-            known = self._run(batch, lr)
+            known = self.steps.run(batch, progress, lr)
             progress.step += 1
             progress.batch += 1
             trained += len(batch.labels)
             self._account(known, report)
             if self.stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
-                self._account(self._drain(), report)
+                self._account(self.steps.drain(), report)
                 self._save()
                 saved = time.monotonic()
             if self.stop:
                 break
-        self._account(self._drain(), report)
+        self._account(self.steps.drain(), report)
         return trained
-
-    def _run(self, batch: Batch, lr: float) -> list[Outcome]:
-        try:
-            return self.steps.run(batch, self.progress, lr)
-        except StepError as error:
-            raise TrainingError(f"{error}; {self._kept()}") from None
-
-    def _drain(self) -> list[Outcome]:
-        try:
-            return self.steps.drain()
-        except StepError as error:
-            raise TrainingError(f"{error}; {self._kept()}") from None
 
     def _account(self, outcomes: Iterable[Outcome], report: Report) -> None:
         """Add up and tell what steps did."""

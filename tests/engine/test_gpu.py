@@ -141,6 +141,7 @@ def test_gpu__too_little_memory_names_the_batch_that_fits(tmp_path, simulated):
         r"--batch-size 7 fits"
     ):  # fmt: skip
         toy_trainer(tmp_path / "c", device="cuda", batch_size=8)
+    toy_trainer(tmp_path / "d", device="cuda", batch_size=7)
     simulated.memory = simulated.used + gpus.SPARE
     with pytest.raises(InputError, match="not even --batch-size 1 fits"):
         toy_trainer(tmp_path / "c", device="cuda", batch_size=8)
