@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,21 +128,27 @@ def _not_finite(
     )
 
 
-@dataclass(eq=False)
-class _Slot:
-    """Staging for one step on its way: host (pinned) and device blocks, and two marks."""
+@dataclass(frozen=True, eq=False)
+class _Route:
+    """How the feeds of one plan get in by way of one slot, and its results out.
 
-    host: np.ndarray  # uint8, what feeds are written to
-    device: Any  # uint8, where they wait until the step before is done with the plan's block
-    results: np.ndarray  # uint8, pinned: losses, then logits
-    arrived: Any  # the feeds are in `device`
-    done: Any  # the results are in `results`, and the slot is free again
+    A slot is memory for one step on its way: pinned on the host, and on the device, where feeds
+    wait until the step before is done with the plan's block.
+    """
+
+    plan: Plan
+    host: np.ndarray  # uint8, pinned: the feeds
+    views: dict[str, np.ndarray]  # the arrays in it
+    device: Any  # uint8, as large as `host`
+    outputs: tuple[Any, Any]  # losses and logits of the plan
+    results: list[np.ndarray]  # pinned: the same on the host
+    arrived: Any  # event: the feeds are in `device`
+    done: Any  # event: the results are here, and the slot is free again
 
 
 @dataclass(frozen=True, eq=False)
 class _Pending:
-    slot: _Slot
-    plan: Plan
+    route: _Route
     batch: Batch
     inputs: dict[str, np.ndarray]
     epoch: int
@@ -163,23 +170,31 @@ class QueuedSteps:
         assert isinstance(network.device, CudaDevice)
         self.network, self.optimizer, self.seed = network, optimizer, seed
         self.device: CudaDevice = network.device
-        gpu = self.gpu = network.device.gpu
-        plans = list(network.training.values())
-        feed = max((plan.feeds.size for plan in plans), default=0)
-        result = max((_result_bytes(plan) for plan in plans), default=0)
-        self._slots = [
-            _Slot(
-                gpu.pinned(feed), self.device.empty((feed,), "uint8"), gpu.pinned(result),
-                gpu.event(), gpu.event(),
-            )
-            for _ in range(self.device.slots)
-        ]  # fmt: skip
+        self.gpu = network.device.gpu
+        self._slots = [self._slot() for _ in range(self.device.slots)]  # by batch size
         self._repeated = {
             batch: self.device.repeatable(self._step_of(plan))
             for batch, plan in network.training.items()
         }
         self._pending: deque[_Pending] = deque()
         self._read = 0.0  # when the latest outcome was
+
+    def _slot(self) -> dict[int, _Route]:
+        """Memory for one step, and the routes of all plans through it."""
+        gpu, plans = self.gpu, self.network.training
+        outputs = {n: (p.output("loss"), p.output("logits")) for n, p in plans.items()}
+        size = max(plan.feeds.size for plan in plans.values())
+        host, device = gpu.pinned(size), self.device.empty((size,), "uint8")
+        pinned = gpu.pinned(max(sum(array.nbytes for array in both) for both in outputs.values()))
+        arrived, done = gpu.event(), gpu.event()
+        routes = {}
+        for batch, plan in plans.items():
+            mine = host[: plan.feeds.size]
+            routes[batch] = _Route(
+                plan, mine, plan.feeds.views(mine), device[: plan.feeds.size], outputs[batch],
+                _side_by_side(pinned, outputs[batch]), arrived, done,
+            )  # fmt: skip
+        return routes
 
     def _step_of(self, plan: Plan) -> Any:
         def step() -> None:
@@ -195,24 +210,22 @@ class QueuedSteps:
         """
         begun, gpu = time.perf_counter(), self.gpu
         known = [self._finish()] if len(self._pending) == len(self._slots) else []
-        slot = self._slots[progress.step % len(self._slots)]
-        plan = self.network.training[len(batch.labels)]
+        route = self._slots[progress.step % len(self._slots)][len(batch.labels)]
         inputs = {"x": batch.images, "labels": batch.labels}
-        size = plan.feeds.size
-        views = plan.feeds.views(slot.host[:size])
-        plan.feeds.write(views, inputs, seed=self.seed, step=progress.step, lr=lr)
-        gpu.copy(slot.device[:size], slot.host[:size], gpu.copies)
-        slot.arrived.record(gpu.copies)
-        gpu.compute.wait_event(slot.arrived)
-        gpu.copy(plan.block, slot.device[:size])
+        feeds = route.plan.feeds
+        feeds.write(route.views, inputs, seed=self.seed, step=progress.step, lr=lr)
+        gpu.copy(route.device, route.host, gpu.copies)
+        route.arrived.record(gpu.copies)
+        gpu.compute.wait_event(route.arrived)
+        gpu.copy(route.plan.block, route.device)
         self._repeated[len(batch.labels)]()
-        for part, output in zip(_results(slot.results, plan), _outputs(plan), strict=True):
-            gpu.copy(part, output)
-        slot.done.record(gpu.compute)
+        for result, output in zip(route.results, route.outputs, strict=True):
+            gpu.copy(result, output)
+        route.done.record(gpu.compute)
         self._pending.append(
-            _Pending(slot, plan, batch, inputs, progress.epoch, progress.step, lr, begun)
+            _Pending(route, batch, inputs, progress.epoch, progress.step, lr, begun)
         )
-        while self._pending and self._pending[0].slot.done.done:
+        while self._pending and self._pending[0].route.done.done:
             known.append(self._finish())
         return known
 
@@ -223,8 +236,8 @@ class QueuedSteps:
     def _finish(self) -> Outcome:
         """Wait for the oldest step under way; its outcome."""
         told = self._pending.popleft()
-        told.slot.done.synchronize()
-        losses, logits = _results(told.slot.results, told.plan)
+        told.route.done.synchronize()
+        losses, logits = told.route.results
         outcome = _outcome(
             told.step, told.lr, losses.astype(np.float64), logits, told.batch.labels,
             max(told.begun, self._read),
@@ -237,19 +250,11 @@ class QueuedSteps:
         return outcome
 
 
-def _outputs(plan: Plan) -> tuple[Any, Any]:
-    return plan.output("loss"), plan.output("logits")
-
-
-def _result_bytes(plan: Plan) -> int:
-    return sum(array.nbytes for array in _outputs(plan))
-
-
-def _results(block: np.ndarray, plan: Plan) -> list[np.ndarray]:
-    """Losses and logits in a slot's pinned memory."""
+def _side_by_side(block: np.ndarray, arrays: Iterable[Any]) -> list[np.ndarray]:
+    """Host arrays like `arrays`, one after another in `block`."""
     found, start = [], 0
-    for output in _outputs(plan):
-        part = block[start : start + output.nbytes]
-        found.append(part.view(output.dtype).reshape(output.shape))
-        start += output.nbytes
+    for array in arrays:
+        part = block[start : start + array.nbytes]
+        found.append(part.view(array.dtype).reshape(array.shape))
+        start += array.nbytes
     return found
