@@ -34,7 +34,7 @@ from .border import zero_border
 from .conv_dgrad import dgrad, scratch_floats
 from .conv_forward import forward, forward_pooled
 from .conv_split import depth_splits, most_splits
-from .conv_stem import FEW_CHANNELS, few_channels_tile, has_few_channels
+from .conv_stem import FEW_CHANNELS, few_channels_tile, has_few_channels, wgrad_gathers_taps
 from .conv_wgrad import splits, wgrad
 from .gpu import architecture, multiprocessors
 from .launch import scratch, usable
@@ -84,8 +84,8 @@ def _choose_gather(function: str, arguments: Mapping[str, Any]) -> Config:
         tile = product_tile(*sizes, dtype, op.precision, architecture=architecture())
         problem = Problem("triton", function, "implicit-gemm", dtype, x, out, op)
         tile, told = pick(problem, (k // op.groups, taps, op.groups), 1, tile)
-        if has_few_channels(out):
-            tile = few_channels_tile(tile, dtype, wgrad=True)
+        if wgrad_gathers_taps(out, dtype):
+            tile = few_channels_tile(tile, wgrad=True)
         parts = splits(tile, n * p * q, out, op.groups)
         size = 4 * parts * k * taps if parts > 1 else 0
         reason = f"{parts} splits of {n * p * q} pixels, added in order; {told}"
@@ -113,7 +113,7 @@ def _choose_gather(function: str, arguments: Mapping[str, Any]) -> Config:
     taps = w[1] * w[2] if function == "conv2d" and not few else 0
     tile, parts, told = _tile(problem, (pixels, columns, depth), 1, taps)
     if few:
-        tile = few_channels_tile(tile, dtype)
+        tile = few_channels_tile(tile)
     size = 4 * parts * pixels * w[0] if parts > 1 else 0
     reason = f"[{pixels}, {columns}] a group, gathered; {told}"
     return Config("implicit-gemm", (*tile.items(), ("splits", parts)), size, reason)

@@ -40,7 +40,15 @@ def has_few_channels(w_shape: tuple[int, ...]) -> bool:
     return c < FEW_CHANNELS and r * s * c <= MOST_TAPS
 
 
-def few_channels_tile(tile: Tile, dtype: str, wgrad: bool = False) -> Tile:
+def wgrad_gathers_taps(w_shape: tuple[int, ...], dtype: str) -> bool:
+    """Whether wgrad of such filters takes the way of few channels.
+
+    Of float32 it does not: 128 pixels of both operands spill, and the general loop is shorter.
+    """
+    return dtype != "float32" and has_few_channels(w_shape)
+
+
+def few_channels_tile(tile: Tile, wgrad: bool = False) -> Tile:
     """The tile of a product over few channels, made from that of any other.
 
     Forward: 32 taps at a time, more would be loaded at once and not fit the registers. wgrad: a
@@ -48,9 +56,8 @@ def few_channels_tile(tile: Tile, dtype: str, wgrad: bool = False) -> Tile:
     """
     if not wgrad:
         return replace(tile, depth=min(tile.depth, 32))
-    stages = 2 if dtype == "float32" else 3  # 80 kB of shared memory
     rows, columns = min(tile.rows, 64), min(tile.columns, 64)
-    return replace(tile, rows=rows, columns=columns, depth=128, warps=4, stages=stages)
+    return replace(tile, rows=rows, columns=columns, depth=128, warps=4, stages=3)
 
 
 @triton.jit

@@ -18,11 +18,12 @@ import triton
 import triton.language as tl
 
 from .. import spec
+from ..spec.contract import dtype_name
 from ..spec.grid import grid, positions
 from . import conv_depthwise
 from .conv_forward import constants, tile_of_program
 from .conv_gather import load_pixels
-from .conv_stem import has_few_channels, wgrad_of_few_channels_kernel
+from .conv_stem import wgrad_gathers_taps, wgrad_of_few_channels_kernel
 from .launch import add_in_order, cdiv, dot, large, launch, multiprocessors
 from .tiles import Tile
 
@@ -128,7 +129,7 @@ def wgrad(
     if depthwise:
         conv_depthwise.wgrad(x, dy, target, op, out.shape, tile, parts)
     else:
-        few = has_few_channels(out.shape)
+        few = wgrad_gathers_taps(out.shape, dtype_name(x))
         launch(
             wgrad_of_few_channels_kernel if few else _conv2d_wgrad_kernel,
             op.groups * parts * tiles,
