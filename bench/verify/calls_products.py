@@ -18,58 +18,62 @@ Arguments = dict[str, Any]
 HALVING = MaxPool2d((2, 2), (2, 2))
 
 
-def _conv(draw: Draw, g: Conv) -> tuple[Any, tuple[int, ...], float]:
-    """The parameters in this precision, the output's shape, and a scale that keeps sums near 1."""
+def _conv(draw: Draw, g: Conv) -> tuple[Any, tuple[int, ...], float, Any]:
+    """The parameters in this precision, the output's shape, and a scale that keeps sums near 1.
+
+    Last, how the images of this call lie in memory.
+    """
     op = replace(g.op, precision=draw.precision)
-    return op, op.output_shape(g.x, g.w), 1 / math.sqrt(math.prod(g.w[1:]))
+    scale = 1 / math.sqrt(math.prod(g.w[1:]))
+    return op, op.output_shape(g.x, g.w), scale, draw.layout(op)
 
 
 def conv2d(draw: Draw, g: Conv) -> Arguments:
     """Forward, with or without bias, residual and ReLU."""
-    op, y, scale = _conv(draw, g)
+    op, y, scale, lie = _conv(draw, g)
     return {
-        "x": draw.maybe_pitched(draw.normal(g.x)),
+        "x": lie(draw.normal(g.x)),
         "w": draw.normal(g.w, scale),
         "b": draw.vector(g.w[0]) if draw.chance(0.7) else None,
-        "out": draw.maybe_pitched(draw.out(y)),
+        "out": lie(draw.out(y)),
         "op": op,
         "relu": draw.chance(0.5),
-        "residual": draw.maybe_pitched(draw.normal(y)) if draw.chance(0.3) else None,
+        "residual": lie(draw.normal(y)) if draw.chance(0.3) else None,
     }
 
 
 def conv2d_dgrad(draw: Draw, g: Conv) -> Arguments:
     """Gradient of the input, with or without the ReLU below and its bias gradient."""
-    op, y, scale = _conv(draw, g)
+    op, y, scale, lie = _conv(draw, g)
     masked = draw.chance(0.5)
     return {
-        "dy": draw.maybe_pitched(draw.normal(y)),
+        "dy": lie(draw.normal(y)),
         "w": draw.normal(g.w, scale),
-        "out": draw.maybe_pitched(draw.out(g.x)),
+        "out": lie(draw.out(g.x)),
         "op": op,
-        "mask": draw.maybe_pitched(np.maximum(draw.normal(g.x), 0)) if masked else None,
+        "mask": lie(np.maximum(draw.normal(g.x), 0)) if masked else None,
         "db": draw.out(g.x[3:], draw.sums) if draw.chance(0.5) else None,
     }
 
 
 def conv2d_wgrad(draw: Draw, g: Conv) -> Arguments:
     """Gradient of the filters."""
-    op, y, _ = _conv(draw, g)
-    x, dy = draw.maybe_pitched(draw.normal(g.x)), draw.maybe_pitched(draw.normal(y))
+    op, y, _, lie = _conv(draw, g)
+    x, dy = lie(draw.normal(g.x)), lie(draw.normal(y))
     return {"x": x, "dy": dy, "out": draw.out(g.w, draw.sums), "op": op}
 
 
 def conv2d_relu_pool(draw: Draw, g: Conv) -> Arguments | None:
     """The fused block, half of the time on whole numbers: exact sums, many ties."""
-    op, y, scale = _conv(draw, g)
+    op, y, scale, lie = _conv(draw, g)
     if min(y[1:3]) < 2:
         return None
     pooled, whole = HALVING.output_shape(y), draw.chance(0.5)
     return {
-        "x": draw.maybe_pitched(draw.whole(g.x) if whole else draw.normal(g.x)),
+        "x": lie(draw.whole(g.x) if whole else draw.normal(g.x)),
         "w": draw.whole(g.w) if whole else draw.normal(g.w, scale),
         "b": None if whole else draw.vector(g.w[0]),
-        "out": draw.maybe_pitched(draw.out(pooled)),
+        "out": lie(draw.out(pooled)),
         "code": draw.out(pooled, "int8") if whole or draw.chance(0.7) else None,
         "op": op,
         "pool": HALVING,
@@ -78,14 +82,14 @@ def conv2d_relu_pool(draw: Draw, g: Conv) -> Arguments | None:
 
 def conv2d_relu_pool_backward(draw: Draw, g: Conv) -> Arguments | None:
     """The way back through the pool and the ReLU by the codes."""
-    _, y, _ = _conv(draw, g)
+    _, y, _, lie = _conv(draw, g)
     if min(y[1:3]) < 2:
         return None
     pooled = HALVING.output_shape(y)
     return {
-        "dy": draw.maybe_pitched(draw.normal(pooled)),
+        "dy": lie(draw.normal(pooled)),
         "code": draw.rng.integers(0, spec.DEAD + 1, pooled).astype(np.int8),
-        "out": draw.maybe_pitched(draw.out(y)),
+        "out": lie(draw.out(y)),
         "pool": HALVING,
         "db": draw.out(y[3:], draw.sums) if draw.chance(0.5) else None,
     }

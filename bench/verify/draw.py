@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ...engine.device import numpy_dtype
-from ...kernels.spec import accumulator
+from ...kernels.spec import Conv2d, accumulator
 from .judge import blank
 
 Shape = tuple[int, ...]
@@ -60,6 +60,24 @@ class Draw:
     def out(self, shape: Sequence[int], dtype: str | None = None) -> np.ndarray:
         """An output of the storage type, or of `dtype`."""
         return blank(tuple(shape), dtype or self.dtype)
+
+    def layout(self, op: Conv2d) -> Callable[[np.ndarray], np.ndarray]:
+        """How the images of one convolution lie: one case of four has borders of zeros around them.
+
+        They are as wide as the padding or wider.
+        """
+        if not self.chance(1 / 4):
+            return self.maybe_pitched
+        more = self.pick((0, 0), (0, 0), (1, 2))
+        rows, columns = max(op.padding[:2]) + more[0], max(op.padding[2:]) + more[1]
+
+        def bordered(array: np.ndarray) -> np.ndarray:
+            n, h, w, c = array.shape
+            whole = np.zeros((n, h + rows, w + columns, c), array.dtype)
+            whole[:, :h, :w] = array
+            return whole[:, :h, :w]
+
+        return bordered
 
     def maybe_pitched(self, array: np.ndarray) -> np.ndarray:
         """The array, in one case of three as channels of a wider one."""

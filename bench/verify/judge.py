@@ -9,14 +9,15 @@ hold to an oracle of plain loops.
 
 The call is made as a user makes it and then as a compiled plan does: without the contract's checks
 and with its own workspace. Every output must lie within the tolerance table both times with the
-same bits; outputs are full of NaN before, inputs, pitch and guard elements must be untouched after.
+same bits; outputs are full of NaN before, inputs, pitch and guard elements must be untouched after,
+and a border holds zeros.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ import numpy as np
 from ...engine.device import Device, numpy_dtype
 from ...kernels import registry, spec
 from ...kernels.errors import UnsupportedError
+from ...kernels.spec import grid
 from . import tolerance
 from .bounds import bounds, row
 from .tolerance import Deviation
@@ -96,41 +98,41 @@ def blank(shape: tuple[int, ...], dtype: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Placed:
-    """An array in device memory between guards, perhaps channels of a wider one."""
+    """An array in device memory between guards, perhaps part of a buffer with more around it."""
 
     memory: Any  # [GUARD + elements + GUARD]
     view: Any
     before: np.ndarray  # what was in `memory`
-    shape: tuple[int, ...]  # of the wider array
-    channels: slice
+    shape: tuple[int, ...]  # of the buffer
+    window: tuple[Any, ...]  # the array's part of the buffer
+    border: np.ndarray | None  # where an output's buffer has zeros afterwards
 
-    def cut(self, memory: Any) -> Any:
-        """The array's part of `memory` or of a copy of it."""
-        whole = memory[GUARD : memory.shape[0] - GUARD].reshape(self.shape)
-        return whole[..., self.channels]
-
-
-def _pixel_pitch(host: np.ndarray) -> int:
-    """Elements from one pixel to the next; the channels where there are no two."""
-    for extent, stride in zip(host.shape[-2::-1], host.strides[-2::-1], strict=True):
-        if extent != 1:
-            return max(stride // host.itemsize, host.shape[-1]) if host.size else host.shape[-1]
-    return host.shape[-1]
+    def whole(self, memory: Any) -> Any:
+        """The buffer in `memory` or in a copy of it."""
+        return memory[GUARD : memory.shape[0] - GUARD].reshape(self.shape)
 
 
 def _place(host: np.ndarray, device: Device, *, written: bool) -> _Placed:
-    """Put an array on the device as it lies on the host, its pitch included."""
-    dtype, channels = str(host.dtype), host.shape[-1]
-    pitch = _pixel_pitch(host)
-    first = (pitch - channels) // 2
-    shape = (*host.shape[:-1], pitch)
+    """Put an array on the device as it lies on the host, its pitch and its border included."""
+    dtype, shape, window = str(host.dtype), host.shape, [slice(0, n) for n in host.shape]
+    border = None
+    if host.ndim == 4:
+        lines, line, pitch = grid.grid(host)
+        first = (pitch - host.shape[3]) // 2
+        shape = (host.shape[0], lines, line, pitch)
+        window[3] = slice(first, first + host.shape[3])
+        border = np.zeros(shape, bool)
+        border[..., window[3]] = True
+        border[tuple(window)] = False
     before = blank((int(np.prod(shape)) + 2 * GUARD,), dtype)
     memory = device.empty(before.shape, dtype)
-    placed = _Placed(memory, None, before, shape, slice(first, first + channels))
+    placed = _Placed(memory, None, before, shape, tuple(window), border if written else None)
     if not written:
-        placed.cut(before)[...] = host
+        placed.whole(before)[placed.window] = host
+        if border is not None:
+            placed.whole(before)[border] = 0
     device.copy_from_host(memory, before)
-    return _Placed(memory, placed.cut(memory), before, shape, placed.channels)
+    return replace(placed, view=placed.whole(memory)[placed.window])
 
 
 class Question:
@@ -215,10 +217,14 @@ class Question:
         outputs = {id(v): n for n, v in ordered if directions[n] in ("out", "inout")}
         for key, (name, item) in placed.items():
             after = device.to_host(item.memory)
+            whole, before = item.whole(after), item.whole(item.before)
             if key in outputs:
-                cut = item.cut(after)
-                results[outputs[key]] = cut.copy()
-                cut[...] = item.cut(item.before)
+                results[outputs[key]] = whole[item.window].copy()
+                whole[item.window] = before[item.window]
+            if item.border is not None:
+                if whole[item.border].any():
+                    touched.append(f"{name}, whose border must be zero")
+                whole[item.border] = before[item.border]
             if not _same_bits(after, item.before):
                 touched.append(name)
         if guard is not None and not (device.to_host(guard)[-GUARD:] == 0xFF).all():

@@ -16,7 +16,7 @@ from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
 from cnnengine.kernels import registry, spec
 from cnnengine.kernels.errors import ShapeError
-from cnnengine.kernels.spec import Conv2d, MaxPool2d
+from cnnengine.kernels.spec import Conv2d, MaxPool2d, grid
 
 SMALL = suite.Suite("small", 3, 1, 5, 1e5, False)
 SAME = Conv2d(padding=(1, 1, 1, 1))
@@ -161,6 +161,25 @@ def test_judge__in_place_and_pitched():
     backend = Broken(lambda a: seen.append(np.shares_memory(a["x"], a["out"])))
     assert judge.judge("relu", {"x": x, "out": x}, backend).ok
     assert seen == [True, True]
+
+
+def bordered_call():
+    draw, op = Draw(1, "a test", "float32"), SAME
+    draw.chance = lambda probability: probability == 1 / 4  # borders, and nothing optional
+    made = calls.BUILDERS["conv2d"](draw, shapes.Conv((2, 6, 5, 3), (4, 3, 3, 3), op))
+    assert grid.border(made["x"]) == grid.border(made["out"]) >= (1, 1)
+    return made
+
+
+def test_judge__a_border_holds_zeros():
+    seen = []
+    given = bordered_call()
+    keep = Broken(lambda a: seen.append((grid.border(a["x"]), grid.border(a["out"]))))
+    assert judge.judge("conv2d", given, keep).ok
+    assert seen == [(grid.border(given["x"]), grid.border(given["out"]))] * 2
+    spoil = Broken(lambda a: beside(a["out"], behind=True).fill(1))
+    told = judge.judge("conv2d", given, spoil).told
+    assert told == "wrote outside its outputs: out, whose border must be zero"
 
 
 def test_judge__codes_of_rounded_sums_count_by_the_value_they_point_at():
