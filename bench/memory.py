@@ -8,7 +8,7 @@ was gone, so that libraries which load when first used do not count: about what 
 optimizer, activations and scratch memory take.
 
 getrusage's peak is of no use here: it also counts what the parent process held when it forked. The
-process is this module, run with SIDE ARCH BATCH MODE THREADS.
+process is this module, run with SIDE ARCH BATCH MODE THREADS PRECISION.
 """
 
 from __future__ import annotations
@@ -36,14 +36,17 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def measure_memory(side: str, arch: str, batch: int, mode: str, count: int) -> dict[str, int]:
+def measure_memory(
+    side: str, arch: str, batch: int, mode: str, count: int, precision: str = "fp32"
+) -> dict[str, int]:
     """peak_bytes and growth_bytes of `side` ("cnnengine", "torch contiguous", …).
 
     Raises: InputError where /proc does not tell.
     """
     if not STATUS.exists():
         raise InputError(f"--memory needs Linux: {STATUS} is not here")
-    command = [sys.executable, "-P", "-m", __name__, side, arch, str(batch), mode, str(count)]
+    told = [side, arch, str(batch), mode, str(count), precision]
+    command = [sys.executable, "-P", "-m", __name__, *told]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -51,9 +54,11 @@ def measure_memory(side: str, arch: str, batch: int, mode: str, count: int) -> d
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _run(side: str, arch: str, batch: int, mode: str, built: Callable[[], object]) -> None:
+def _run(
+    side: str, arch: str, batch: int, precision: str, mode: str, built: Callable[[], object]
+) -> None:
     """Build the side, do one step or pass, call `built`, and do some more."""
-    setting = network.make_setting(arch, batch)
+    setting = network.make_setting(arch, batch, precision)
     session = contextlib.nullcontext()
     if side == network.OurSide.name:
         device = open_device("cpu")
@@ -70,15 +75,17 @@ def _run(side: str, arch: str, batch: int, mode: str, built: Callable[[], object
             getattr(runner, mode)()
 
 
-def _main(side: str, arch: str, batch: int, mode: str, count: int) -> None:
+def _main(side: str, arch: str, batch: int, mode: str, count: int, precision: str) -> None:
     machine.set_threads(count, torch=side != network.OurSide.name)
-    _run(side, *TINY, mode, lambda: None)
+    _run(side, *TINY, precision, mode, lambda: None)
     gc.collect()
     base = _status("VmRSS")
-    _run(side, arch, batch, mode, lambda: CLEAR.write_text("5"))  # 5: the peak begins anew
+    _run(
+        side, arch, batch, precision, mode, lambda: CLEAR.write_text("5")
+    )  # 5: the peak begins anew
     peak = _status("VmHWM")
     print(json.dumps({"peak_bytes": peak, "growth_bytes": peak - base}))
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))
+    _main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], int(sys.argv[5]), sys.argv[6])

@@ -94,6 +94,8 @@ def network_command(
     run = Run("network", device, against, threads, arch=arch, batch=batch, modes=list(modes),
               precision=precision, seconds=seconds, repeats=repeats,
               compile=compiled)  # fmt: skip
+    if with_memory and run.is_gpu:
+        raise InputError("--memory measures processes on the CPU; leave it out on a GPU")
     rows = network.run(
         network.make_setting(arch, batch, precision), run.device, modes, against=run.against,
         compiled=compiled, seconds=seconds, rounds=repeats, note=output.note,
@@ -113,7 +115,9 @@ def _measure_memory(rows: Sequence[report.Row], threads: int) -> None:
     for row in rows:
         row["memory"] = {}
         for side in row["candidates"]:
-            told = measure_memory(side, row["arch"], row["batch"], row["mode"], threads)
+            told = measure_memory(
+                side, row["arch"], row["batch"], row["mode"], threads, row["precision"]
+            )
             row["memory"][side] = told
             mib = {name: value / 2**20 for name, value in told.items()}
             output.note(

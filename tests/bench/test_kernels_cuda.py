@@ -211,6 +211,12 @@ def test_bench__kernels_on_a_gpu(simulated, torch_on_host, bench_json):
     assert told["settings"]["device"] == "cuda:0"
 
 
+def test_bench__memory_of_a_gpu_is_refused(simulated, bench):
+    code, _, err = bench("network", "--arch", "lenet", "--device", "cuda", "--memory")
+    assert code == 2
+    assert "--memory measures processes on the CPU" in err
+
+
 def test_describe_gpu__names_it(simulated):
     told = machine.describe_gpu(open_device("cuda"))
     assert (told["name"], told["capability"]) == ("Simulated GPU", "9.0")
