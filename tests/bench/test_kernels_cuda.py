@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 import simulated_cuda
 
-from cnnengine.bench import gpu, kernels, kernels_cuda, machine, network, nvml, roofline, work
+from cnnengine.bench import (
+    acceptance,
+    gpu,
+    kernels,
+    kernels_cuda,
+    machine,
+    network,
+    nvml,
+    roofline,
+    suites,
+    work,
+)
 from cnnengine.bench.suites import SUITES, layer
 from cnnengine.bench.verify import judge, suite
 from cnnengine.engine import device as devices
@@ -209,6 +220,28 @@ def test_bench__kernels_on_a_gpu(simulated, torch_on_host, bench_json):
     assert [row["precision"] for row in told["rows"]] == ["tf32", "bf16"]
     assert set(told["ceilings"]["gemm"]) == {"tf32", "bfloat16"}
     assert told["settings"]["device"] == "cuda:0"
+
+
+def test_acceptance__on_a_gpu(simulated, tmp_path, monkeypatch):
+    short = suites.Suite("odd", 1, (LAYER,))
+    monkeypatch.setitem(suites.SUITES, "odd", short)
+    monkeypatch.setattr(acceptance.verify, "pick_functions", lambda wanted: ("relu",))
+    monkeypatch.setattr(acceptance, "STEPS", 2)
+    program = acceptance.Program(
+        ("odd",), ("wgrad",), (1,), ("bf16",), (("lenet", 2, "bf16"),), ("lenet", 2)
+    )
+    said = []
+    made = acceptance.Acceptance(open_device("cuda"), tmp_path, 5.0, program, said.append)
+    made.seconds, made.against = 0.001, False
+    assert made.run() == 0
+    table = (tmp_path / "table.txt").read_text()
+    assert "verify: 15 passed, 0 failed" in table
+    assert "lenet/train/batch 2/bf16: train" in table
+    assert "training lenet: 2 losses within" in table
+    told = made.log.lines[0]["told"]
+    assert (told["device"], told["gpu"]) == ("cuda:0", "Simulated GPU")
+    assert "Simulated GPU, compute capability 9.0" in (tmp_path / "report.html").read_text()
+    assert made.log.told("kernels")["odd/31x31x13 → 17, 3x3/wgrad/batch 1/bf16"]["buffers"] >= 1
 
 
 def test_bench__memory_of_a_gpu_is_refused(simulated, bench):
