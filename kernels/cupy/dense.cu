@@ -55,12 +55,7 @@ template <class T, bool ALONG, int TILE> struct Carried {
         const int count = here ? (ALONG ? end - d : operand.lines - l) : 0;
         const long long pitch = operand.pitch();
         const T* from = operand.from + (ALONG ? l * pitch + d : d * pitch + l);
-        if (count >= RUN && on_vectors(operand.from, pitch)) {
-            value = load<RUN>(from);
-        } else {
-#pragma unroll
-            for (int j = 0; j < RUN; ++j) value.at[j] = j < count ? from[j] : narrow<T>(0.0f);
-        }
+        value = ::fetch<RUN>(from, count, on_vectors(operand.from, pitch));
     }
 
     __device__ void put(Panel<TILE>& panel) const {
@@ -85,7 +80,7 @@ __device__ inline void finish(
 }
 
 template <class T, class U, bool A_ALONG, bool B_ALONG, int TILE>
-__global__ void __launch_bounds__(THREADS) product_kernel(
+__global__ void __launch_bounds__(THREADS, TILE > 64 ? 1 : 3) product_kernel(
     const T* a,              // [rows, depth], or [depth, rows] without A_ALONG
     const T* b,              // [columns, depth], or [depth, columns] without B_ALONG
     const float* bias,       // [columns] or null

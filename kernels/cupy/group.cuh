@@ -16,7 +16,18 @@ template <class T> __device__ inline bool on_vectors(const T* array, long long p
     return reinterpret_cast<unsigned long long>(array) % 16 == 0 && pitch % GROUP<T> == 0;
 }
 
-// The N elements at `from`; those from `count` on do not exist and are 0.
+// The N elements at `from`, as stored; those from `count` on do not exist and are 0. To widen them
+// is to wait for them: several fetches before the first use overlap.
+template <int N, class T>
+__device__ inline Vector<T, N> fetch(const T* from, int count, bool vectors) {
+    if (vectors && count >= N) return load<N>(from);
+    Vector<T, N> values;
+#pragma unroll
+    for (int j = 0; j < N; ++j) values.at[j] = j < count ? from[j] : narrow<T>(0.0f);
+    return values;
+}
+
+// The same as floats, of any N.
 template <class T, int N>
 __device__ inline void load_group(float (&to)[N], const T* from, int count, bool vectors) {
     constexpr int PIECE = N < GROUP<T> ? N : GROUP<T>;  // of one access

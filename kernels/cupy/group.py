@@ -32,13 +32,16 @@ def launch_on_elements(
     launch(Kernel(file, f"{name}<{names}>"), blocks, THREADS, *given)
 
 
-def launch_on_pixels(file: str, name: str, images: Any, *arguments: Any) -> None:
+def launch_on_pixels(
+    file: str, name: str, images: Any, *arguments: Any, constants: tuple[int, ...] = ()
+) -> None:
     """Launch the kernel `name` with a thread for every group of channels of `images` [N,H,W,C].
 
-    The kernel is instantiated for the type of `images`, and finds its place by `place_of_thread`.
+    The kernel is instantiated for the type of `images` and for `constants`, and finds its place by
+    `place_of_thread`.
     """
     n, h, w, c = images.shape
-    kernel = Kernel(file, f"{name}<{type_name(images)}>")
+    kernel = Kernel(file, f"{name}<{', '.join(map(str, (type_name(images), *constants)))}>")
     blocks = cdiv(n * h * w * cdiv(c, group(images)), THREADS)
     launch(kernel, blocks, THREADS, *arguments)
 

@@ -9,7 +9,8 @@
 // down from it, cover h.
 #include "group.cuh"
 
-template <class T>
+// SIDE is that of a square window, which is fetched before it is compared; 0: R x S, tap by tap.
+template <class T, int SIDE>
 __global__ void __launch_bounds__(THREADS) max_pool2d_kernel(
     const T* x,         // [N, H, W, C], x_pitch elements from pixel to pixel
     T* out,             // [N, P, Q, C], out_pitch
@@ -18,6 +19,8 @@ __global__ void __launch_bounds__(THREADS) max_pool2d_kernel(
     int channels, int H, int W, int P, int Q, long long x_pitch, long long out_pitch,
     int R, int S, int stride_h, int stride_w, int top, int left, int dilation_h, int dilation_w
 ) {
+    constexpr int AT_ONCE = SIDE ? SIDE * SIDE : 1;
+    const int rows = SIDE ? SIDE : R, columns = SIDE ? SIDE : S;
     const Place here = place_of_thread<T>(pixels, channels);
     if (!here.exists) return;
     const Pixel window = pixel_at(here.pixel, P, Q);
@@ -27,21 +30,28 @@ __global__ void __launch_bounds__(THREADS) max_pool2d_kernel(
     fill(best, 0.0f);
 #pragma unroll
     for (int j = 0; j < GROUP<T>; ++j) found[j] = -1;  // no tap yet
-    for (int r = 0; r < R; ++r) {
-        const int h = window.h * stride_h - top + r * dilation_h;
-        if (h < 0 || h >= H) continue;
-        for (int s = 0; s < S; ++s) {
+    for (int first = 0; first < rows * columns; first += AT_ONCE) {
+        Vector<T, GROUP<T>> values[AT_ONCE];
+        bool inside[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            const int r = (first + i) / columns, s = (first + i) % columns;
+            const int h = window.h * stride_h - top + r * dilation_h;
             const int w = window.w * stride_w - left + s * dilation_w;
-            if (w < 0 || w >= W) continue;
-            float value[GROUP<T>];
-            const long long pixel = (window.n * H + h) * W + w;
-            load_group(value, x + pixel * x_pitch + here.channel, here.count, vectors);
+            inside[i] = h >= 0 && h < H && w >= 0 && w < W;
+            const T* from = x + ((window.n * H + h) * W + w) * x_pitch + here.channel;
+            values[i] = fetch<GROUP<T>>(from, inside[i] ? here.count : 0, vectors);
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            if (!inside[i]) continue;
 #pragma unroll
             for (int j = 0; j < GROUP<T>; ++j) {
-                const bool first_nan = value[j] != value[j] && best[j] == best[j];
-                if (found[j] < 0 || value[j] > best[j] || first_nan) {
-                    best[j] = value[j];
-                    found[j] = r * S + s;
+                const float value = widen(values[i].at[j]);
+                const bool first_nan = value != value && best[j] == best[j];
+                if (found[j] < 0 || value > best[j] || first_nan) {
+                    best[j] = value;
+                    found[j] = first + i;
                 }
             }
         }

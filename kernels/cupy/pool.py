@@ -16,6 +16,7 @@ from .launch import pixel_pitch, usable
 from .reduce import sum_pixels
 
 AVERAGE = "pool_average.cu"
+SQUARES = ((2, 2), (3, 3))  # windows that networks have: a kernel of their own
 
 
 @spec.implements(spec.max_pool2d)
@@ -23,7 +24,8 @@ def max_pool2d(x: Array, out: Out, code: Out | None, *, op: MaxPool2d) -> None:
     """One thread a group of outputs; the taps in order, the first maximum or NaN wins."""
     usable("max_pool2d", x=x, out=out, code=code)
     arguments = x, out, code, *pixels_of(out), *_sizes(x, out), pitch(x), pitch(out), *_window(op)
-    launch_on_pixels("pool.cu", "max_pool2d_kernel", out, *arguments)
+    side = op.kernel[0] if op.kernel in SQUARES else 0
+    launch_on_pixels("pool.cu", "max_pool2d_kernel", out, *arguments, constants=(side,))
 
 
 @spec.implements(spec.max_pool2d_backward)
