@@ -1,10 +1,10 @@
-// Backward of the fused convolution, ReLU and 2x2 max pool: dy goes to the pixel that the code names.
+// Backward of the fused convolution, ReLU and 2x2 max pool: dy goes to the pixel of the code.
 //
-// A thread walks over windows and, for its group of channels, reads the pooled gradient and the code
-// once and writes all four pixels: 0 to 3 is the pixel in row-major order, 4 (dead) is none of them.
-// An odd last row or column of out counts as windows without gradient, so that every pixel is written
-// once. The bias gradient is summed on the way: over the pixels of a window it is the gradient of its
-// one pixel.
+// A thread walks over windows and, for its group of channels, reads the pooled gradient and the
+// code once and writes all four pixels: 0 to 3 is the pixel in row-major order, 4 (dead) is none of
+// them. An odd last row or column of out counts as windows without gradient, so that every pixel is
+// written once. The bias gradient is summed on the way: over the pixels of a window it is the
+// gradient of its one pixel.
 #include "grid.cuh"
 #include "reduce.cuh"
 
