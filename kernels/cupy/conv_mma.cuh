@@ -84,7 +84,7 @@ template <class T, int EXTENT, int DEPTH, bool ALONG> struct Operand {
 
 // A fragment as factors: 2-byte elements as they are; floats as one TF32 number, or as two that add
 // up to it (all but the last bits): the product of sums is then three products, and a fourth that
-// is too small to count (the "3xTF32" of CUTLASS's example 28).
+// is too small to count (the "3xTF32" of CUTLASS's example 28). Infinities become NaN that way.
 template <class T, int PARTS> struct Factors {
     Words part[PARTS];
     __device__ void set(const Words& words) {

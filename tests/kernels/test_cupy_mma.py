@@ -245,6 +245,12 @@ def test_conv__one_product_of_tf32():
     verify(backend, "tf32", x, w, replace(op, precision="tf32"), "float32")
 
 
+def test_conv__precision_says_nothing_to_two_byte_types():
+    x, w, op = GEOMETRIES["same"]
+    backend = with_tile(rows=32, columns=32, splits=2)
+    verify(backend, "same", x, w, replace(op, precision="tf32x3"), "bfloat16")
+
+
 def test_conv__largest_tile():
     backend = with_tile(rows=128, columns=128, splits=3)
     verify(backend, "largest", (1, 13, 11, 40), (136, 1, 1, 40), Conv2d(), "float16")
