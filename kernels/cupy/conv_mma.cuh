@@ -44,7 +44,7 @@ template <class T, int EXTENT, int DEPTH, bool ALONG> struct Operand {
     static constexpr int CHUNKS = (ALONG ? DEPTH : EXTENT) / VECTOR;  // of a line
     static constexpr int BYTES = LINES * CHUNKS * 16;
     static constexpr int WAYS = CHUNKS < 8 ? CHUNKS : 8;
-    static_assert(CHUNKS % WAYS == 0 && (WAYS & (WAYS - 1)) == 0, "a power of two below eight");
+    static_assert(CHUNKS % WAYS == 0 && (WAYS & (WAYS - 1)) == 0, "a power of two, or eights");
 
     // Where a chunk of a line lies, in bytes.
     __device__ static int place(int line, int chunk) {
