@@ -58,6 +58,8 @@ def _product_kernel(
     BLOCK_DEPTH: tl.constexpr,
     GROUP_ROWS: tl.constexpr,
     EVEN: tl.constexpr,  # the depth ends with a whole step: no mask along it
+    FULL_ROWS: tl.constexpr,  # no tile hangs over the last row: no mask along rows
+    FULL_COLUMNS: tl.constexpr,
     LONG: tl.constexpr,
 ):
     high, broad = tl.cdiv(rows, BLOCK_ROWS), tl.cdiv(columns, BLOCK_COLUMNS)
@@ -73,8 +75,8 @@ def _product_kernel(
     end = tl.minimum((split + 1) * depth_of_split, depth)
     for start in range(split * depth_of_split, end, BLOCK_DEPTH):
         k = start + deep
-        a_here = i < rows
-        b_here = j < columns
+        a_here = i < rows if not FULL_ROWS else tl.full((BLOCK_ROWS, 1), True, tl.int1)
+        b_here = j < columns if not FULL_COLUMNS else tl.full((1, BLOCK_COLUMNS), True, tl.int1)
         if not EVEN:
             a_here = a_here & (k < end)[None, :]
             b_here = b_here & (k < end)[:, None]
@@ -213,6 +215,8 @@ def _product(
         BLOCK_DEPTH=config["depth"],
         GROUP_ROWS=config["group"],
         EVEN=sizes[2] % config["depth"] == 0,
+        FULL_ROWS=rows % config["rows"] == 0,
+        FULL_COLUMNS=columns % config["columns"] == 0,
         LONG=large(a[0], b[0], out),
     )
     if parts is not None:
