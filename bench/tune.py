@@ -21,7 +21,7 @@ import numpy as np
 from ..engine.device import Device, numpy_dtype
 from ..engine.errors import InputError, unknown_name
 from ..engine.models import get_model
-from ..engine.network import Description
+from ..engine.network import PRECISIONS, Description
 from ..engine.passes.autodiff import autodiff
 from ..engine.passes.fuse import fuse
 from ..kernels import registry, spec, tiling
@@ -73,13 +73,12 @@ def layer_tasks(
     layers: Sequence[Layer], passes: Sequence[str], types: Sequence[str], batch: int
 ) -> Iterator[Task]:
     """The passes of some layers, type by type. Raises: InputError for an unknown pass or type."""
-    for kind, names, known in (("pass", passes, PASSES), ("type", types, TYPES)):
-        for name in names:
-            if name not in known:
-                raise unknown_name(kind, name, known)
+    for name in passes:
+        if name not in PASSES:
+            raise unknown_name("pass", name, PASSES)
     wanted = {PASSES[name] for name in passes}
     for name in types:
-        dtype, precision = TYPES[name]
+        dtype, precision = _type(name)
         for layer in layers:
             made = replace(layer, op=replace(layer.op, precision=precision))
             for label, function, arguments in compile_cases.layer_calls(
@@ -89,20 +88,31 @@ def layer_tasks(
                     yield Task(f"{label}: {function}", function, arguments)
 
 
-def network_tasks(arch: str, batch: int, precision: str) -> Iterator[Task]:
+def network_tasks(arch: str, batch: int, types: Sequence[str]) -> Iterator[Task]:
     """The calls of a network's training step that have tiles, each once. Raises: InputError."""
     model = get_model(arch)
     flat = (0.0,) * model.input_shape[2]
     classes = tuple(map(str, range(model.classes)))
-    description = Description(arch, model.input_shape, classes, flat, flat, precision)
-    graph = fuse(autodiff(description.graph(batch, training=True)))
+    description = Description(arch, model.input_shape, classes, flat, flat)
     seen: set[str] = set()
-    for node in graph.nodes:
-        told = {n: v for n, v in node.arguments.items() if n not in ("config", "workspace")}
-        shapes = {n: _shape_of(v) for n, v in told.items()}
-        if node.op in tiling.FUNCTIONS and (key := f"{node.op} {shapes}") not in seen:
-            seen.add(key)
-            yield Task(f"{node.name}: {node.op}", node.op, shapes)
+    for name in types:
+        dtype, products = _type(name)
+        precision = next(p for p, kind in PRECISIONS.items() if kind == dtype)
+        graph = replace(description, precision=precision).graph(
+            batch, training=True, products=products
+        )
+        for node in fuse(autodiff(graph)).nodes:
+            told = {n: v for n, v in node.arguments.items() if n not in ("config", "workspace")}
+            shapes = {n: _shape_of(v) for n, v in told.items()}
+            if node.op in tiling.FUNCTIONS and (key := f"{node.op} {shapes}") not in seen:
+                seen.add(key)
+                yield Task(f"{node.name} {name}: {node.op}", node.op, shapes)
+
+
+def _type(name: str) -> tuple[str, str]:
+    if name not in TYPES:
+        raise unknown_name("type", name, TYPES)
+    return TYPES[name]
 
 
 def _shape_of(value: Any) -> Any:
@@ -274,9 +284,7 @@ def _bound(
 
 
 def _entry(asked: Asked, row: Row, bench: Bench) -> Entry:
-    assert row.tile is not None
-    assert row.median_us is not None
-    assert row.rule_us is not None
+    assert row.tile and row.median_us is not None and row.rule_us is not None
     provenance = {
         "kind": "measured",
         "device": bench.machine.device,

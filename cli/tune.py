@@ -28,7 +28,7 @@ TABLE = ("call", "state", "tile", "µs", "rule's µs", "gain", "timed")
 @click.option("--passes", metavar="LIST",
               help="Of forward, forward+pool, dgrad, wgrad.  [default: all]")  # fmt: skip
 @click.option("--types", default="bf16", show_default=True, metavar="LIST",
-              help="Of bf16, fp16, fp32, tf32x3, tf32; with --arch one precision.")  # fmt: skip
+              help="Of bf16, fp16, fp32, tf32x3, tf32.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True, metavar="N",
               help="Images a call.")  # fmt: skip
 @click.option("--device", default="cuda", show_default=True, help="cuda, or cuda:N.")
@@ -91,7 +91,7 @@ def _tasks(
         for name, value in (("--layers", layers), ("--passes", passes)):
             if value is not None:
                 raise InputError(f"{name} {value}: not with --arch, whose step is tuned whole")
-        return list(tune.network_tasks(arch, batch, types))
+        return list(tune.network_tasks(arch, batch, types.split(",")))
     picked = suites.pick_layers(suites.get_suite(suite), layers)
     names = passes.split(",") if passes else tuple(tune.PASSES)
     tasks = list(tune.layer_tasks(picked, names, types.split(","), batch))

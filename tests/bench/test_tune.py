@@ -208,11 +208,13 @@ def test_candidates__begin_with_the_rule_and_are_possible(bench, monkeypatch):
 
 
 def test_network_tasks__are_the_calls_of_its_step_once():
-    found = list(tune.network_tasks("vgg-small", 4, "bf16"))
+    found = list(tune.network_tasks("vgg-small", 4, ["bf16", "tf32x3"]))
     assert {task.function for task in found} == {
         "conv2d", "conv2d_relu_pool", "conv2d_dgrad", "conv2d_wgrad",
         "dense", "dense_dgrad", "dense_wgrad",
     }  # fmt: skip
     first = found[0].arguments["x"]
     assert (first.shape, first.dtype) == ((4, 28, 28, 1), "bfloat16")
+    last = found[-1].arguments
+    assert (last["x"].dtype, last["op"].precision) == ("float32", "tf32x3")
     assert len({f"{task.function} {task.arguments}" for task in found}) == len(found)

@@ -44,7 +44,7 @@ def test_tune__without_a_gpu_is_one_line(tmp_path):
         (("--passes", "backward"), "'backward'.*dgrad"),
         (("--types", "bf17"), "'bf17' .did you mean bf16"),
         (("--arch", "vgg-smal"), "'vgg-smal' .did you mean vgg-small"),
-        (("--arch", "vgg-small", "--types", "bf17"), "unknown precision 'bf17'"),
+        (("--arch", "vgg-small", "--types", "bf17"), "unknown type 'bf17'"),
         (("--arch", "vgg-small", "--layers", "1"), "--layers 1: not with --arch"),
         (("--suite", "alexnet", "--passes", "forward+pool"), "no layer of --suite alexnet"),
     ],
