@@ -28,7 +28,7 @@ from ..kernels import registry, spec, tiling
 from ..kernels.tiling import Asked, Entry, Machine
 from . import compile_cases, tile_tables
 from .suites import Layer
-from .verify.judge import Question, Verdict
+from .verify.judge import Question
 
 PASSES = {
     "forward": "conv2d",
@@ -215,7 +215,8 @@ def _tune(task: Task, asked: Asked, bench: Bench, deadline: float) -> Row | None
                 calls.append((tile, _bound(task.function, placed, config, bench)))
                 continue
             told = f"{_told(tile)}: {verdict.told}"
-            (row.failed if _could_not_run(verdict) else row.wrong).append(told)
+            ran = verdict.state == "failed" and not verdict.told.startswith("raised ")
+            (row.wrong if ran else row.failed).append(told)
             if tile == asked.rule:
                 row.state = "refused"
                 return row
@@ -238,10 +239,6 @@ def _timed(
     row.tile, row.median_us, row.rule_us = calls[best][0], medians[best], medians[0]
     row.timed = len(calls)
     return row
-
-
-def _could_not_run(verdict: Verdict) -> bool:
-    return verdict.state == "not taken" or verdict.told.startswith("raised ")
 
 
 def _told(tile: Mapping[str, int]) -> str:
@@ -284,7 +281,9 @@ def _bound(
 
 
 def _entry(asked: Asked, row: Row, bench: Bench) -> Entry:
-    assert row.tile and row.median_us is not None and row.rule_us is not None
+    assert row.tile is not None
+    assert row.median_us is not None
+    assert row.rule_us is not None
     provenance = {
         "kind": "measured",
         "device": bench.machine.device,
