@@ -28,11 +28,11 @@ PRECISIONS = {
 }  # fmt: skip
 
 
-def activation_dtype(precision: str, device: Device) -> str:
-    """The element type of activations for a precision on a device. Raises: InputError."""
+def activation_dtype(precision: str, device: Device | None = None) -> str:
+    """The element type of activations for a precision (on a device). Raises: InputError."""
     if precision not in PRECISIONS:
         raise InputError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    if precision not in device.precisions:
+    if device is not None and precision not in device.precisions:
         place = {"tf32": "a GPU", "fp64": "the CPU"}.get(precision, "another device")
         raise InputError(
             f"precision {precision} needs {place}; {device.name} has {', '.join(device.precisions)}"
@@ -84,7 +84,7 @@ class Description:
         """The graph for one batch size; `more` may set label_smoothing, scaled and products."""
         return build_graph(
             self.arch, batch, self.input_shape, len(self.classes), training=training,
-            dtype=PRECISIONS[self.precision], options=self.options, **more,
+            dtype=activation_dtype(self.precision), options=self.options, **more,
         )  # fmt: skip
 
 

@@ -94,7 +94,7 @@ def test_train__json_is_one_object(tmp_path, pictures):
 def test_train__in_the_interpreter(tmp_path):
     pytest.importorskip("triton", reason="the interpreter is Triton's")
     result = succeed(
-        "train", "--device", "interpreter", "--images", 8, "--image-size", 8, "--batch-size", 4,
+        "train", "--device", "interpreter", "--images", 4, "--image-size", 8, "--batch-size", 4,
         "--epochs", 1, "--option", "width=0.1", "--out", "run", cwd=tmp_path,
         env={"TRITON_INTERPRET": ""},
     )  # fmt: skip
