@@ -21,7 +21,7 @@ __device__ inline void later_if_larger(float& best, int& at, float value, int pl
 
 // PARTS: TF32 numbers for each float32 factor. WIDE: 16-byte loads; `wide`: 16-byte stores.
 template <class T, class Tile, int PARTS, bool EDGE, bool POOL, bool WIDE>
-__global__ void __launch_bounds__(Tile::THREADS, sizeof(T) == 2 ? Tile::BLOCKS : 1)
+__global__ void __launch_bounds__(Tile::THREADS, PARTS == 1 ? Tile::BLOCKS : 1)
 conv2d_mma_kernel(
     const T* x,          // [N, H, W, groups * C]
     const T* w,          // [groups * K, R, S, C]
