@@ -2,7 +2,7 @@
 
     python -m cnnengine.bench.compile_cupy             compare with the table in the repository
     python -m cnnengine.bench.compile_cupy --update    write the table
-    python -m cnnengine.bench.compile_cupy --missing   write only what it lacks, and drop what is gone
+    python -m cnnengine.bench.compile_cupy --missing   write what it lacks, drop what is gone
 
 The calls are those of `compile_check`: the backend's own launch code chooses the instantiations,
 and each is compiled for every architecture that it is used on. From NVRTC's report and the machine

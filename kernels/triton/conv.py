@@ -4,6 +4,7 @@ One file for each method; each stands on its own:
 
     conv_forward.py   conv2d, with bias, residual and ReLU; conv2d_relu_pool, one kernel for all
     conv_dgrad.py     the gradient of x, by phases of the stride, with ReLU mask and bias gradient
+    conv_fold.py      what dgrad does besides where the padding repeats the edge
     conv_wgrad.py     the gradient of w, split over the pixels and added in order
     conv_stem.py      how all three gather from images with few channels
     conv_depthwise.py  all three where each filter sees one channel

@@ -14,8 +14,8 @@ column sums in the workspace, and they are added in the order of the tiles. A sm
 own sums split, and then they are those of the second pass (`conv_split.py`).
 
 Edge padding repeats border pixels, so that their gradient sums many pixels of the padded image:
-that image's gradient goes to the workspace in float32, and a second kernel gathers from it, for
-every pixel, the padded pixels that repeat it, row by row.
+that image's gradient goes to the workspace in float32, and a second kernel adds the padding's share
+to the border (`conv_fold.py`).
 """
 
 # pyright: reportArgumentType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
@@ -33,12 +33,13 @@ import triton.language as tl
 from .. import spec
 from ..spec.grid import grid
 from . import conv_depthwise
+from .conv_fold import Shape, fold, fold_block, padded_shape
 from .conv_forward import constants, tile_of_program
 from .conv_gather import MOST_BITS, load_pixels, taps_inside, within
 from .conv_split import finish, finish_block
 from .conv_stem import FEW_CHANNELS
-from .launch import add_in_order, cdiv, dot, large, launch, narrow, pixel_pitch, wide
-from .tiles import Tile, power_of_two
+from .launch import add_in_order, cdiv, dot, large, launch, narrow, wide
+from .tiles import Tile
 
 
 @triton.jit
@@ -183,62 +184,9 @@ def _conv2d_dgrad_kernel(
         tl.store(out + (at * out_pitch + c), narrow(total, out.dtype.element_ty), mask=ok)
 
 
-@triton.jit
-def _fold_kernel(
-    padded,  # [N, H + TOP + BOTTOM, W + LEFT + RIGHT, C] float32, contiguous
-    out,  # [N, H, W, C]
-    mask,  # [N, H, W, C] or None
-    sums,  # [row tiles, C] float32 or None: the shares of db
-    pixels, H, W, C, mask_pitch, out_pitch,
-    TOP: tl.constexpr, BOTTOM: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr,
-    LONG: tl.constexpr, BLOCK_PIXELS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
-):  # fmt: skip
-    """One tile of out: for each pixel the sum, row by row, of the padded pixels that repeat it."""
-    column_tiles = tl.cdiv(C, BLOCK_CHANNELS)
-    row = tl.program_id(0) // column_tiles
-    column = tl.program_id(0) % column_tiles
-    if LONG:
-        row = row.to(tl.int64)
-    m = (row * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS))[:, None]
-    c = (column * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS))[None, :]
-    ok = (m < pixels) & (c < C)
-    h = m // W % H
-    v = m % W
-    corner = (m // W // H * (H + TOP + BOTTOM) + h + TOP) * (W + LEFT + RIGHT) + v + LEFT
-    total = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), tl.float32)
-    for up in range(-TOP, BOTTOM + 1):
-        row_ok = ok & ((up == 0) | ((up < 0) & (h == 0)) | ((up > 0) & (h == H - 1)))
-        for over in range(-LEFT, RIGHT + 1):
-            here = row_ok & ((over == 0) | ((over < 0) & (v == 0)) | ((over > 0) & (v == W - 1)))
-            at = (corner + up * (W + LEFT + RIGHT) + over) * C + c
-            total += tl.load(padded + at, mask=here, other=0.0)
-    if mask is not None:
-        gate = tl.load(mask + (m * mask_pitch + c), mask=ok, other=0.0)
-        total = tl.where(wide(gate) <= 0, 0.0, total)  # a NaN is not below 0
-    if sums is not None:
-        shares = tl.sum(tl.where(ok, total, 0.0), 0)[None, :]
-        tl.store(sums + (row * C + c), shares, mask=c < C)
-    tl.store(out + (m * out_pitch + c), narrow(total, out.dtype.element_ty), mask=ok)
-
-
-Shape = tuple[int, ...]
-
-
-def padded_shape(shape: Shape, op: spec.Conv2d) -> Shape:
-    """The shape of an image batch [N, H, W, C] with its padding around it."""
-    top, bottom, left, right = op.padding
-    return shape[0], shape[1] + top + bottom, shape[2] + left + right, shape[3]
-
-
 def phase_tiles(shape: Shape, stride: tuple[int, int], rows: int) -> int:
     """Tiles of `rows` pixels in the largest phase of images of this shape [N, H, W, C]."""
     return cdiv(shape[0] * cdiv(shape[1], stride[0]) * cdiv(shape[2], stride[1]), rows)
-
-
-def fold_block(shape: Shape) -> tuple[int, int]:
-    """(pixels, channels) of a tile of `_fold_kernel` for images of this shape [N, H, W, C]."""
-    wide = power_of_two(shape[3], 16, 128)
-    return 4096 // wide, wide
 
 
 def scratch_floats(
@@ -277,7 +225,7 @@ def dgrad(
     if parts is not None:
         finish(parts, splits, into, **({} if padded else {"mask": mask, "sums": sums}))
     if padded:
-        _fold(into, out, mask, sums, op)
+        fold(into, out, mask, sums, op)
     if db is not None:
         if sums is None:
             db[...] = 0  # no pixels
@@ -309,19 +257,4 @@ def _product(
         LONG=large(dy, w, mask, out, parts),
         **{"BLOCK_PIXELS": tile.rows, "BLOCK_CHANNELS": tile.columns, "BLOCK_DEPTH": tile.depth},
         **{"GROUP_ROWS": tile.group, "warps": tile.warps, "stages": tile.stages},
-    )
-
-
-def _fold(whole: Any, out: Any, mask: Any, sums: Any, op: spec.Conv2d) -> None:
-    n, height, width, c = out.shape
-    top, bottom, left, right = op.padding
-    pixels, channels = fold_block(out.shape)
-    launch(
-        _fold_kernel,
-        cdiv(n * height * width, pixels) * cdiv(c, channels),
-        *(whole, out, mask, sums, n * height * width, height, width, c),
-        *(0 if mask is None else pixel_pitch(mask), pixel_pitch(out)),
-        **{"TOP": top, "BOTTOM": bottom, "LEFT": left, "RIGHT": right},
-        LONG=large(whole, out, mask),
-        **{"BLOCK_PIXELS": pixels, "BLOCK_CHANNELS": channels},
     )

@@ -44,24 +44,15 @@ def _product_kernel(
     mask,  # like out, or None: 0 where it is <= 0
     parts,  # float32 [splits, rows, columns] or None: written in place of out
     out,  # [rows, columns]
-    rows,
-    columns,
-    depth,
-    depth_of_split,
-    a_row,
-    a_deep,
-    b_deep,
-    b_column,
-    RELU: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_COLUMNS: tl.constexpr,
-    BLOCK_DEPTH: tl.constexpr,
-    GROUP_ROWS: tl.constexpr,
+    rows, columns, depth, depth_of_split,
+    a_row, a_deep, b_deep, b_column,
+    RELU: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    BLOCK_DEPTH: tl.constexpr, GROUP_ROWS: tl.constexpr,
     EVEN: tl.constexpr,  # the depth ends with a whole step: no mask along it
     FULL_ROWS: tl.constexpr,  # no tile hangs over the last row: no mask along rows
     FULL_COLUMNS: tl.constexpr,
     LONG: tl.constexpr,
-):
+):  # fmt: skip
     high, broad = tl.cdiv(rows, BLOCK_ROWS), tl.cdiv(columns, BLOCK_COLUMNS)
     split, tile = tl.program_id(0) // (high * broad), tl.program_id(0) % (high * broad)
     first = tile // (GROUP_ROWS * broad) * GROUP_ROWS
