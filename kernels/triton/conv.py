@@ -15,7 +15,8 @@ One file for each method; each stands on its own:
 
 Every stride, dilation, group count and padding is taken, in float32, float16 and bfloat16; sums are
 float32 and rounded once. `Conv2d.precision` is how tensor cores form float32 products: not at all
-("ieee": plain cores), with three TF32 products ("tf32x3") or with one ("tf32").
+("ieee": plain cores), with three TF32 products ("tf32x3") or with one ("tf32"). Stride 2 gathers:
+on sm_90 a step is 127 instructions with boxes of pixel pairs (TMA), gathered 124 (3x3) or 51 (1x1).
 """
 
 from __future__ import annotations
