@@ -64,6 +64,22 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize(("backend", "dtype"), pairs, indirect=["backend"])
 
 
+# In Triton's interpreter large filters take as many seconds as they have taps: there one type is
+# enough for every day, and `pytest -m slow` runs the others.
+LARGE_FILTERS = ("filter_11_stride_4", "filter_7_stride_2", "whole_image_filter", "max_127_taps")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
+def pytest_collection_modifyitems(items):
+    if machine.adapter("triton").every == 1:
+        return
+    for item in items:
+        given = item.callspec.params if hasattr(item, "callspec") else {}
+        large = given.get("backend") == "triton" and given.get("name") in LARGE_FILTERS
+        if large and given.get("dtype") in ("float16", "bfloat16"):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def backend(request):
     """One backend, inside its session; one that cannot run here is skipped by name."""
