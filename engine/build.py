@@ -47,6 +47,8 @@ class GraphBuilder:
         self._params: dict[str, Parameter] = {}
         self._states: list[Value] = []
         self._nodes: list[Node] = []
+        self.auxiliaries: list[tuple[Value, float]] = []
+        self._loss_weights: dict[str, float] = {}
 
     # What a graph is given
 
@@ -238,26 +240,45 @@ class GraphBuilder:
         layer = self._layer("flatten")
         return self._emit("reshape", layer, (x.shape[0], math.prod(x.shape[1:])), x=x)
 
+    def auxiliary(self, logits: Value, weight: float) -> None:
+        """A further head [N, classes] whose loss counts `weight` times; for training only."""
+        if not self.training:
+            raise InputError(f"{self.name}: an auxiliary head belongs into training only")
+        self.auxiliaries.append((logits, weight))
+
     def softmax_cross_entropy(
-        self, logits: Value, labels: Value, label_smoothing: float = 0.0, scaled: bool = False
+        self,
+        logits: Value,
+        labels: Value,
+        label_smoothing: float = 0.0,
+        scaled: bool = False,
+        *,
+        name: str = "loss",
+        weight: float = 1.0,
     ) -> Value:
         """The loss of every image, [N]; training also makes the gradient of the mean.
 
-        `scaled` adds an input `grad_scale` [1] that multiplies the gradient (loss scaling).
+        `scaled` adds an input `grad_scale` [1] that multiplies the gradient (loss scaling). A loss
+        beside the main one has a `name` and a `weight` that multiplies its gradient.
         """
         dtype = spec.accumulator(self.dtype)
-        loss = Value("loss", logits.shape[:1], dtype)
+        main = name == "loss"
+        loss = Value(name, logits.shape[:1], dtype)
+        dlogits = Value("dlogits" if main else f"{name}/dlogits", logits.shape, logits.dtype)
         arguments: dict[str, Any] = {
             "logits": logits,
             "labels": labels,
             "loss": loss,
-            "dlogits": Value("dlogits", logits.shape, logits.dtype) if self.training else None,
+            "dlogits": dlogits if self.training else None,
             "op": spec.SoftmaxCrossEntropy(label_smoothing),
         }
-        if scaled and self.training:
+        if self.training and not main:
+            arguments["grad_scale"] = self.input(f"{name}/grad_scale", (1,), dtype)
+            self._loss_weights[f"{name}/grad_scale"] = weight
+        elif self.training and scaled:
             arguments["grad_scale"] = self.input("grad_scale", (1,), dtype)
-        node = Node("softmax_cross_entropy", "loss", arguments)
-        with self._told("loss"):
+        node = Node("softmax_cross_entropy", name, arguments)
+        with self._told(name):
             spec.softmax_cross_entropy(**arguments)
         self._nodes.append(node)
         return loss
@@ -266,7 +287,7 @@ class GraphBuilder:
         """The graph, with the values that callers will read under these names."""
         return Graph(
             self.name, tuple(self._inputs), tuple(self._keys), tuple(self._params.values()),
-            tuple(self._states), tuple(self._nodes), outputs,
+            tuple(self._states), tuple(self._nodes), outputs, dict(self._loss_weights),
         )  # fmt: skip
 
     # Helpers

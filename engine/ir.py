@@ -181,6 +181,7 @@ class Graph:
     """A network, or its training step, for one batch size.
 
     `outputs` names what the caller reads; the gradient of parameter p is called `grad/p`.
+    `loss_weights`: name of an input → the weight of the loss beside the main one that it scales.
     """
 
     name: str
@@ -190,6 +191,7 @@ class Graph:
     states: tuple[Value, ...] = ()
     nodes: tuple[Node, ...] = ()
     outputs: Mapping[str, Value] = field(default_factory=dict)
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
 
     def with_nodes(self, nodes: tuple[Node, ...] | list[Node]) -> Graph:
         """The same graph with other nodes."""

@@ -194,6 +194,13 @@ class Network:
         states = {n: self.device.to_host(a) for n, a in self.storage.states.items()}
         return {**self.parameters.state_dict(), **states}
 
+    def inference_dict(self) -> dict[str, np.ndarray]:
+        """`state_dict` without what only training needs: auxiliary heads."""
+        assert self.inference is not None, "compiled without infer_batch"
+        graph = self.inference.graph
+        names = {value.name for value in (*(p.value for p in graph.params), *graph.states)}
+        return {name: array for name, array in self.state_dict().items() if name in names}
+
     def load(self, arrays: Mapping[str, np.ndarray], source: str = "the weights") -> None:
         """Fill parameters and states. Raises: InputError listing missing, extra, misshapen ones."""
         wanted = {n: v.shape for n, v in self.parameters}

@@ -44,6 +44,7 @@ class Feeds:
         """Lay out the block of a graph; `dtype` is the learning rate's. Nothing is allocated."""
         self.device = device
         self.keys = {value.name: stream for stream, value in enumerate(graph.keys)}
+        self.loss_weights = graph.loss_weights
         self._places: dict[str, tuple[int, int, tuple[int, ...], str]] = {}
         self.size = 0
         given = {v.name: (v.shape, v.dtype) for v in (*graph.inputs, *graph.keys)}
@@ -66,6 +67,8 @@ class Feeds:
         """Fill the views of a block on the host. An input that is left out keeps its values."""
         for name, values in inputs.items():
             views[name][...] = values
+        for name, weight in self.loss_weights.items():
+            views[name][...] = weight * inputs.get("grad_scale", np.ones(1))
         for name, stream in self.keys.items():
             views[name][...] = philox.key(seed, step, stream)
         views[LR][0], views[STEP][0] = lr, step + 1

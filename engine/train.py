@@ -275,7 +275,7 @@ class Trainer:
             best_accuracy=max(test.accuracy, progress.best_accuracy),
         )  # fmt: skip
         # The model first: if we are killed between the two, the resumed run writes it again.
-        arrays = self.network.state_dict()
+        arrays = self.network.inference_dict()
         self.folder.save_model(self.description, arrays, self._source())
         self._save(best=is_best)
         report(told)

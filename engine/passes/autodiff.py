@@ -25,7 +25,7 @@ def _needing(graph: Graph) -> set[Value]:
 def autodiff(graph: Graph) -> Graph:
     """The joint graph: forward, backward, and one output `grad/p` for every trainable parameter.
 
-    The gradient starts at the `dlogits` of the graph's softmax_cross_entropy.
+    The gradient starts at the `dlogits` of every softmax_cross_entropy.
     """
     needing = _needing(graph)
     emit = vjp.Emitter()
@@ -41,7 +41,7 @@ def autodiff(graph: Graph) -> Graph:
     for node in reversed(graph.nodes):
         if node.op == "softmax_cross_entropy":
             if node["logits"] in needing:
-                gradients[node["logits"]] = node["dlogits"]
+                collect(node["logits"], node["dlogits"], node)
             continue
         dy = gradients.get(node.out)
         if dy is None or node.out not in needing:
