@@ -68,7 +68,7 @@ def make_setting(arch: str, batch: int, precision: str = "fp32") -> Setting:
         (1.0,) * channels,
     )  # fmt: skip
     rng = np.random.default_rng(0)
-    network = Network(description, open_device("cpu", "numpy"), infer_batch=1)
+    network = Network(description, open_device("cpu", "numpy"), train_batches=(2,))
     network.initialise(0)
     weights = network.state_dict()
     for array in weights.values():
@@ -94,7 +94,8 @@ class OurSide:
             infer_batch=setting.batch if "infer" in modes else 0,
             train_batches=(setting.batch,) if "train" in modes else (),
         )  # fmt: skip
-        self.network.load(setting.weights)
+        wanted = self.network.state_dict()  # without training, auxiliary heads are left out
+        self.network.load({name: setting.weights[name] for name in wanted})
         self.optimizer = Optimizer(
             "sgd", self.network.parameters, weight_decay=DECAY, momentum=MOMENTUM
         )

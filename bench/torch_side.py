@@ -98,7 +98,7 @@ def torch_answers(setting: Setting, modes: tuple[str, ...]) -> Answers:
         side = TorchSide(setting, "train", "channels_last", given_masks=True)
         before = side.twin.state_dict()
         with torch.no_grad():
-            answers["logits"] = side.twin.module(side.x).numpy()
+            answers["logits"] = side.twin.heads(side.x)[0].numpy()
         side.twin.load(setting.weights)  # the pass above moved running statistics
         answers["loss"], gradients = side.twin.loss_and_gradients(setting.x, setting.labels)
         side.train()

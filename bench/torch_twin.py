@@ -6,10 +6,11 @@
     losses, gradients = twin.loss_and_gradients(images, labels)
 
 `twin.module` is a torch.fx GraphModule (`print(twin.module.code)` shows it) from images
-[N,C,H,W], as made by `twin.images`, to logits. It is written as torch is written well: ReLU in
-place where nobody else reads its input, and no copies for the layout. An image is flattened where
-it lies: with channels_last in our order (H, W, C), otherwise in torch's (C, H, W), and then the
-weights of the dense layer behind it are permuted once, when they are loaded.
+[N,C,H,W], as made by `twin.images`, to logits (and those of auxiliary heads). It is written as
+torch is written well: ReLU in place where nobody else reads its input, and no copies for the
+layout. An image is flattened where it lies: with channels_last in our order (H, W, C), otherwise
+in torch's (C, H, W), and then the weights of the dense layer behind it are permuted once, when
+they are loaded.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class TorchTwin:
         self._flattened: dict[Value, Flattened] = {}
         self._dense_orders: dict[str, Flattened] = {}
         self._masks: list[Node] = []
+        self._auxiliary: list[tuple[fx.Node, float]] = []
         self._users = graph.users()
         self._producers = graph.producers()
         self.smoothing = 0.0
@@ -83,11 +85,17 @@ class TorchTwin:
         for node in self.graph.nodes:
             if node.op == "softmax_cross_entropy":
                 self.smoothing = node["op"].label_smoothing
-                if node["grad_scale"] is not None:
+                if node["grad_scale"] is None:
+                    continue
+                weight = self.graph.loss_weights.get(node["grad_scale"].name)
+                if weight is None:
                     raise UnsupportedError("torch twin: no loss scaling; build with scaled=False")
+                self._auxiliary.append((self._values[node["logits"]].node, weight))
                 continue
             self._values[node.out] = self._emit(node)
-        traced.output(self._values[self.graph.outputs["logits"]].node)
+        logits = self._values[self.graph.outputs["logits"]].node
+        heads = tuple(head for head, _ in self._auxiliary)
+        traced.output((logits, *heads) if heads else logits)
         return fx.GraphModule(root, traced, self.graph.name.replace("-", "_"))
 
     def _attribute(self, name: str) -> str:
@@ -232,20 +240,36 @@ class TorchTwin:
     def logits(self, x: np.ndarray) -> np.ndarray:
         """[N, classes] for images [N,H,W,C]."""
         with torch.no_grad():
-            return self.module(self.images(x)).numpy()
+            return self.heads(self.images(x))[0].numpy()
+
+    def heads(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The logits, then those of the auxiliary heads (training); `x` from `images`."""
+        logits = self.module(x)
+        return logits if self._auxiliary else (logits,)
 
     def losses(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The loss of every image, [N]; `x` from `images`, labels int64 [N]."""
-        logits = self.module(x)
-        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.smoothing)
+        """Each image's weighted sum of losses, [N]; `x` from `images`, labels int64 [N]."""
+        return self._losses(x, labels)[1]
+
+    def _losses(self, x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of the logits, [N], and the sum with those of the auxiliary heads."""
+        logits, *heads = self.heads(x)
+        told: dict[str, Any] = {"reduction": "none", "label_smoothing": self.smoothing}
+        main = total = F.cross_entropy(logits, labels, **told)
+        for head, (_, weight) in zip(heads, self._auxiliary, strict=True):
+            total = total + weight * F.cross_entropy(head, labels, **told)
+        return main, total
 
     def loss_and_gradients(
         self, x: np.ndarray, labels: np.ndarray
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Losses [N], and name → the gradient of their mean in our layout, trainable ones only."""
+        """Losses [N] of the logits, and name → gradient in our layout, trainable ones only.
+
+        The gradients are those of the mean loss, auxiliary heads included.
+        """
         wanted = {n: p for n, p in self.parameters().items() if p.requires_grad}
-        losses = self.losses(self.images(x), torch.from_numpy(labels.astype(np.int64)))
-        found = torch.autograd.grad(losses.mean(), list(wanted.values()))
+        losses, total = self._losses(self.images(x), torch.from_numpy(labels.astype(np.int64)))
+        found = torch.autograd.grad(total.mean(), list(wanted.values()))
         gradients = {
             name: self.to_ours(name, gradient)
             for name, gradient in zip(wanted, found, strict=True)

@@ -37,10 +37,19 @@ def global_average(b, x, classes):
     return b.dense(b.global_avg_pool2d(x), classes, name="c")
 
 
+def two_heads(b, x, classes):
+    """A network with an auxiliary head in training."""
+    x = b.relu(b.conv2d(x, 4, 3, stride=2, name="a"))
+    if b.training:
+        b.auxiliary(b.dense(x, classes, name="head"), 0.3)
+    return b.dense(b.relu(b.conv2d(x, 5, 3, name="b")), classes, name="c")
+
+
 @pytest.fixture
 def registered(monkeypatch):
     """Register this file's networks for one test."""
-    for name, build in (("every-op", every_op), ("global-average", global_average)):
+    networks = {"every-op": every_op, "global-average": global_average, "two-heads": two_heads}
+    for name, build in networks.items():
         model = models.Model(name, build, (13, 11, 2), 4, name)
         monkeypatch.setitem(models.MODELS, name, model)
 
@@ -73,7 +82,7 @@ def assert_equal(name, found, expected):
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize("arch", ["lenet", "vgg-small", "every-op", "global-average"])
+@pytest.mark.parametrize("arch", ["lenet", "vgg-small", "every-op", "global-average", "two-heads"])
 def test_loss_and_gradients__equal_the_engine_in_float64(torch, registered, arch, channels_last):
     from cnnengine.bench.torch_twin import TorchTwin
 
