@@ -20,6 +20,8 @@ from ..ir import Graph, Value
 
 Network = Callable[..., Value]
 
+MOST_WIDTH = 64  # vgg-small then has 2.4 thousand million weights
+
 
 @dataclass(frozen=True)
 class Model:
@@ -84,6 +86,13 @@ def check_options(model: Model, options: Mapping[str, Any]) -> None:
             raise InputError(f"option {name} of {model.name} must be {word}, not {value!r}")
 
 
+def scaled(count: int, width: float, multiple: int = 1) -> int:
+    """`count` filters times `width`, rounded to a positive multiple. Raises: InputError."""
+    if not 0 < width <= MOST_WIDTH:
+        raise InputError(f"option width must be above 0 and at most {MOST_WIDTH}, not {width}")
+    return multiple * max(1, round(count * width / multiple))
+
+
 def _load_families() -> None:
     for family in pkgutil.iter_modules(__path__):
         importlib.import_module(f".{family.name}", __name__)
@@ -105,8 +114,8 @@ def build_graph(
     """The graph of a registered network for one batch size.
 
     Inputs: x [batch, H, W, C], and for training labels int32 [batch]. Outputs: logits, and for
-    training loss [batch]. `products` is `spec.Conv2d.precision`; `options` are the network's own
-    (`width`).
+    training loss [batch], that of the logits; auxiliary heads only add to the gradients.
+    `products` is `spec.Conv2d.precision`; `options` are the network's own (`width`).
 
     Raises: InputError for an unknown network or option, or an image that is too small (names the
     layer).
@@ -121,4 +130,8 @@ def build_graph(
     if labels is None:
         return b.finish(logits=logits)
     loss = b.softmax_cross_entropy(logits, labels, label_smoothing, scaled)
+    for number, (head, weight) in enumerate(b.auxiliaries, start=1):
+        b.softmax_cross_entropy(
+            head, labels, label_smoothing, scaled, name=f"loss_auxiliary{number}", weight=weight
+        )
     return b.finish(logits=logits, loss=loss)

@@ -6,11 +6,8 @@ Three blocks of two 3x3 convolutions with ReLU and a 2x2 max pool, then two dens
 from __future__ import annotations
 
 from ..build import GraphBuilder
-from ..errors import InputError
 from ..ir import Value
-from . import register_model
-
-MOST_WIDTH = 64  # 2.4 thousand million weights
+from . import register_model, scaled
 
 
 @register_model("vgg-small", input_shape=(28, 28, 1))
@@ -29,10 +26,3 @@ def vgg_small(
     x = b.relu(b.dense(x, scaled(256, width), name="dense1"))  # [N,256]
     x = b.dropout(x, dropout)
     return b.dense(x, classes, name="dense2")
-
-
-def scaled(count: int, width: float) -> int:
-    """`count` times `width`, at least 1. Raises: InputError."""
-    if not 0 < width <= MOST_WIDTH:
-        raise InputError(f"option width must be above 0 and at most {MOST_WIDTH}, not {width}")
-    return max(1, round(count * width))
