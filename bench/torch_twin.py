@@ -96,7 +96,7 @@ class TorchTwin:
         logits = self._values[self.graph.outputs["logits"]].node
         heads = tuple(head for head, _ in self._auxiliary)
         traced.output((logits, *heads) if heads else logits)
-        return fx.GraphModule(root, traced, self.graph.name.replace("-", "_"))
+        return fx.GraphModule(root, traced, "Twin")
 
     def _attribute(self, name: str) -> str:
         """The identifier of a parameter or state of that name."""

@@ -28,7 +28,8 @@ OPTION = click.option("--option", "options", multiple=True, metavar="NAME=VALUE"
                       help="A network's own option, like width=0.5; may be repeated.")  # fmt: skip
 
 SETTINGS = {
-    "arch": "The network; `cnnengine show` lists them.",
+    "arch": "The network; `cnnengine show` lists them. Or layers ('C64 C64 P F256'), or "
+    "FILE.py:FUNCTION, which is run.",
     "data": "A data set's name, or a folder of images with one sub-folder a class.",
     "epochs": "How often every training image is seen.",
     "batch_size": "Images a step.",

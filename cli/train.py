@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..engine import userfile
 from ..engine.config import (
     RESUME_MAY_CHANGE,
     TrainConfig,
@@ -52,7 +53,7 @@ def command(
         config = _resumed(resume, flags)
     else:
         config = resolve_config(_settings_of(config_file), flags)
-        config = replace(config, data=_absolute(config.data))
+        config = replace(config, data=_absolute(config.data), arch=userfile.settled(config.arch))
     trainer = _prepare(config, resume or out or default_run_folder(config), overwrite, bool(resume))
     with trainer.folder.held():
         if resume is not None:
@@ -60,6 +61,7 @@ def command(
         else:
             trainer.folder.create(overwrite=overwrite)
         trainer.folder.save_config(asdict(config))
+        trainer.folder.save_code(trainer.code)
         _introduce(trainer)
         summary, stopped_by = _run(trainer)
         _sum_up(trainer, summary, as_json)
@@ -92,7 +94,12 @@ def _resumed(path: Path, flags: Mapping[str, Any]) -> TrainConfig:
     folder = RunFolder(path)
     saved = resolve_config(check_settings(folder.load_config(), str(folder.config)))
     told = resolve_config(
-        asdict(saved), {**flags, "data": _absolute(flags.get("data", saved.data))}
+        asdict(saved),
+        {
+            **flags,
+            "data": _absolute(flags.get("data", saved.data)),
+            "arch": userfile.settled(flags.get("arch", saved.arch)),
+        },
     )
     for name, before in asdict(saved).items():
         value = getattr(told, name)

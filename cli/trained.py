@@ -28,6 +28,8 @@ def open_network(path: Path, device: str, kernels: str, batch: int) -> tuple[Net
     if where.warning:
         output.warn(where.warning)
     description, arrays, source = load_model(path)
+    if description.code:
+        output.note(f"runs the code of the network, {description.arch}")
     network = Network(description, where, infer_batch=batch)
     network.load(arrays, f"the weights in {path}")
     return network, source

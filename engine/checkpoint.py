@@ -5,6 +5,7 @@
     RUN/model.safetensors      parameters; architecture, classes, normalisation in its metadata
     RUN/checkpoint/last.safetensors, best.safetensors
     RUN/curves.png, confusion.png
+    RUN/network.py             a copy of the file of the network, if it was in one (`userfile`)
 
 A checkpoint is one file: parameters, states and optimizer state as tensors, and the position in
 the run as JSON metadata, so that it is whole or not there.
@@ -18,14 +19,14 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import tomli_w
 
-from . import files
+from . import files, userfile
 from .errors import InputError
 from .network import Description
 
@@ -76,6 +77,7 @@ class RunFolder:
         self.best = path / "checkpoint" / "best.safetensors"
         self.curves = path / "curves.png"
         self.confusion = path / "confusion.png"
+        self.code = path / "network.py"
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -122,7 +124,8 @@ class RunFolder:
         """The files of the run here. Raises: InputError when there is anything else."""
         mine = [
             self.config, self.metrics, self.model, self.last, self.best, self.curves,
-            self.confusion, *self.path.glob(".*.part"), *self.last.parent.glob(".*.part"),
+            self.confusion, self.code, *self.path.glob(".*.part"),
+            *self.last.parent.glob(".*.part"),
         ]  # fmt: skip
         found = [p for p in self.path.rglob("*") if not p.is_dir()]
         strange = sorted(p for p in found if p not in mine)
@@ -137,6 +140,11 @@ class RunFolder:
         """Write config.toml (settings that are None are left out)."""
         told = {k: v for k, v in config.items() if v is not None}
         files.write_bytes(self.config, tomli_w.dumps(told).encode())
+
+    def save_code(self, code: bytes) -> None:
+        """Write network.py; nothing where the network is in no file."""
+        if code:
+            files.write_bytes(self.code, code)
 
     def load_config(self) -> dict[str, Any]:
         """Read config.toml. Raises: InputError."""
@@ -227,6 +235,8 @@ def _lock(handle: int) -> bool:
 def load_model(path: Path) -> tuple[Description, dict[str, np.ndarray], Source]:
     """(description, arrays, what it was trained on) of a run folder or a model.safetensors.
 
+    A network in a file is that of the copy beside the model, where there is one.
+
     Raises: InputError.
     """
     file = path / "model.safetensors" if path.is_dir() else path
@@ -238,7 +248,12 @@ def load_model(path: Path) -> tuple[Description, dict[str, np.ndarray], Source]:
         source = Source(**meta.pop("data"))
     except (KeyError, TypeError):
         raise InputError(f"{file} does not tell which data it was trained on") from None
-    return Description.from_json(meta), arrays, source
+    description = Description.from_json(meta)
+    if description.code and (found := userfile.reference(description.arch)) is not None:
+        copy = userfile.Reference(RunFolder(file.parent).code, found.function)
+        if copy.file.exists():
+            description = replace(description, arch=str(copy))
+    return description, arrays, source
 
 
 def read_toml(path: Path) -> dict[str, Any]:

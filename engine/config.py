@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -123,7 +124,9 @@ def parse_image_size(text: str) -> tuple[int, int] | None:
 
 def default_run_folder(config: TrainConfig) -> Path:
     """runs/ARCH-DATA-N, N the first number that is free."""
-    stem = f"{config.arch}-{Path(config.data).name}"
+    arch = Path(config.arch).name.replace(".py:", "-")
+    arch = re.sub(r"[^\w.]+", "-", arch)[:40].strip("-")
+    stem = f"{arch}-{Path(config.data).name}"
     number = 1
     while (Path("runs") / f"{stem}-{number}").exists():
         number += 1

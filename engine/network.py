@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from . import userfile
 from .arena import Layout, ParameterArena
 from .compile import compile_graph
 from .device import Device, numpy_dtype
@@ -49,7 +50,8 @@ def products(precision: str, device: Device) -> str:
 class Description:
     """All that it takes to build a network again and to feed it.
 
-    input_shape is (H, W, C); mean and std are per channel in units of 0 … 1.
+    input_shape is (H, W, C); mean and std are per channel in units of 0 … 1. `code` is the SHA-256
+    of the file that `arch` names (`userfile`), "" where it names none.
     """
 
     arch: str
@@ -59,6 +61,7 @@ class Description:
     std: tuple[float, ...]
     precision: str = "fp32"
     options: dict[str, Any] = field(default_factory=dict)
+    code: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -72,6 +75,12 @@ class Description:
             made = cls(**{**told, **lists})
         except (KeyError, TypeError) as error:
             raise InputError(f"the description of the network is damaged: {error}") from None
+        if not isinstance(made.arch, str) or not isinstance(made.code, str):
+            raise InputError("the description of the network is damaged: arch and code are no text")
+        if userfile.reference(made.arch) is not None and not made.code:
+            raise InputError(
+                f"the description of the network names {made.arch} without its SHA-256"
+            )
         shape, channels = made.input_shape, made.input_shape[-1:]
         if len(shape) != 3 or channels != (len(made.mean),) or channels != (len(made.std),):
             raise InputError(
@@ -81,7 +90,12 @@ class Description:
         return made
 
     def graph(self, batch: int, *, training: bool, **more: Any) -> Graph:
-        """The graph for one batch size; `more` may set label_smoothing, scaled and products."""
+        """The graph for one batch size; `more` may set label_smoothing, scaled and products.
+
+        Raises: InputError when the file of the network has changed, and as `build_graph`.
+        """
+        if self.code:
+            userfile.check(self.arch, self.code)
         return build_graph(
             self.arch, batch, self.input_shape, len(self.classes), training=training,
             dtype=activation_dtype(self.precision), options=self.options, **more,

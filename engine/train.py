@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.errors import BackendError
-from . import diagnose
+from . import diagnose, userfile
 from .checkpoint import Progress, RunFolder, Source
 from .config import RESUME_MAY_CHANGE, TrainConfig
 from .data import Augment, Loader, Splits
@@ -91,9 +91,10 @@ class Trainer:
         """Compile everything; writes nothing. Raises: InputError."""
         config.check()
         self.config, self.splits, self.device, self.folder = config, splits, device, folder
+        self.code = userfile.content(config.arch)  # of a network in a file
         self.description = Description(
             config.arch, splits.train.image_shape, splits.train.classes, splits.mean, splits.std,
-            config.precision, dict(config.options),
+            config.precision, dict(config.options), userfile.digest(self.code),
         )  # fmt: skip
         augment = Augment(config.shift, config.flip) if config.shift or config.flip else None
         self.loader = Loader(
@@ -128,6 +129,8 @@ class Trainer:
         """What a resumed run must agree with: all that decides the outcome."""
         ignored = ("data", *RESUME_MAY_CHANGE)
         told = {k: v for k, v in asdict(self.config).items() if k not in ignored}
+        if self.code:
+            told["code of the network"] = self.description.code
         return {**told, "data": self.splits.name, "content of the data": self.splits.fingerprint}
 
     def resume(self) -> None:

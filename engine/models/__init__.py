@@ -14,12 +14,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .. import assemble, userfile
 from ..build import GraphBuilder
 from ..errors import InputError, unknown_name
 from ..ir import Graph, Value
 
 Network = Callable[..., Value]
 
+SHAPE, CLASSES = (28, 28, 1), 10  # of a network that tells none
 MOST_WIDTH = 64  # vgg-small then has 2.4 thousand million weights
 
 
@@ -51,11 +53,23 @@ def register_model(
 
 
 def get_model(name: str) -> Model:
-    """The network called `name`. Raises: InputError with close matches."""
+    """The network called `name`, described by it (`assemble`), or in a file (`userfile`).
+
+    Raises: InputError; for an unknown name with close matches.
+    """
     _load_families()
-    if name not in MODELS:
-        raise unknown_name("architecture", name, MODELS)
-    return MODELS[name]
+    if name in MODELS:
+        return MODELS[name]
+    if (found := userfile.reference(name)) is not None:
+        function = userfile.load(found)
+        written = inspect.unwrap(function)
+        like = next((m for m in MODELS.values() if m.build is written), None)
+        summary = (inspect.getdoc(written) or "").partition("\n")[0]
+        shape, classes = (like.input_shape, like.classes) if like else (SHAPE, CLASSES)
+        return Model(name, function, shape, classes, summary)
+    if assemble.is_description(name):
+        return Model(name, assemble.network(name), SHAPE, CLASSES, "Assembled from a description.")
+    raise unknown_name("architecture", name, MODELS)
 
 
 def list_models() -> list[Model]:
@@ -111,7 +125,7 @@ def build_graph(
     scaled: bool = False,
     options: dict[str, Any] | None = None,
 ) -> Graph:
-    """The graph of a registered network for one batch size.
+    """The graph of a network (`get_model`) for one batch size.
 
     Inputs: x [batch, H, W, C], and for training labels int32 [batch]. Outputs: logits, and for
     training loss [batch], that of the logits; auxiliary heads only add to the gradients.
@@ -127,6 +141,9 @@ def build_graph(
     x = b.input("x", (batch, *input_shape))
     labels = b.input("labels", (batch,), "int32") if training else None
     logits = model.build(b, x, classes, **options)
+    if not isinstance(logits, Value) or logits.shape != (batch, classes):
+        told = logits.shape if isinstance(logits, Value) else logits
+        raise InputError(f"{arch} must return logits of shape {(batch, classes)}, not {told}")
     if labels is None:
         return b.finish(logits=logits)
     loss = b.softmax_cross_entropy(logits, labels, label_smoothing, scaled)

@@ -10,6 +10,7 @@ from cnnengine.engine.device import open_device
 from cnnengine.engine.network import Description, Network
 
 SEED, STEP = 3, 5
+ASSEMBLED = "C4:norm:edge:s2 P D0.3 F8"
 
 
 def every_op(b, x, classes):
@@ -82,7 +83,9 @@ def assert_equal(name, found, expected):
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize("arch", ["lenet", "vgg-small", "every-op", "global-average", "two-heads"])
+@pytest.mark.parametrize(
+    "arch", ["lenet", "vgg-small", "every-op", "global-average", "two-heads", ASSEMBLED]
+)
 def test_loss_and_gradients__equal_the_engine_in_float64(torch, registered, arch, channels_last):
     from cnnengine.bench.torch_twin import TorchTwin
 

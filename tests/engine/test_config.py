@@ -75,3 +75,10 @@ def test_default_run_folder__first_free_number(tmp_path, monkeypatch):
     assert default_run_folder(TrainConfig(data="/a/pictures")) == Path("runs/vgg-small-pictures-1")
     (tmp_path / "runs/vgg-small-pictures-1").mkdir(parents=True)
     assert default_run_folder(TrainConfig(data="pictures")) == Path("runs/vgg-small-pictures-2")
+
+
+@pytest.mark.parametrize(
+    ("arch", "stem"), [("C4:norm P F8", "C4-norm-P-F8"), ("/a b/mine.py:build", "mine-build")]
+)
+def test_default_run_folder__of_a_network_of_the_user_s_is_a_plain_name(arch, stem):
+    assert default_run_folder(TrainConfig(arch=arch, data="toy")).name == f"{stem}-toy-1"

@@ -1,0 +1,68 @@
+"""Networks that are put together on the command line: trained, evaluated, shown, taken up again."""
+
+from __future__ import annotations
+
+import pytest
+
+from .command import make_pictures, refused, run, small, succeed
+
+NETWORK = """
+def build(b, x, classes, *, width=1.0):
+    x = b.relu(b.conv2d(x, round(40 * width), 3, padding="same", name="conv1"))
+    return b.dense(b.global_avg_pool2d(x), classes, name="top")
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with pictures, and with runs of a network in a file and of a description."""
+    folder = tmp_path_factory.mktemp("own")
+    make_pictures(folder / "data")
+    (folder / "mine.py").write_text(NETWORK)
+    told = small("data", epochs=1)
+    succeed(*told, "--arch", "mine.py:build", "--out", "file", cwd=folder)
+    without = [a for a in told if a not in ("--option", "width=0.1")]
+    succeed(*without, "--arch", "C4:norm P F8", "--out", "line", cwd=folder)
+    return folder
+
+
+def test_train__a_network_in_a_file_is_kept_beside_the_model(place):
+    assert (place / "file" / "network.py").read_text() == NETWORK
+    assert not (place / "line" / "network.py").exists()
+
+
+def test_eval_and_predict__build_what_was_described(place):
+    told = succeed("eval", "line", cwd=place)
+    assert "test accuracy" in told.out
+    assert "dark" in succeed("predict", "line", "data/dark/00.png", cwd=place).out
+
+
+def test_eval__runs_the_copy_and_says_so(place):
+    told = succeed("eval", "file", cwd=place)
+    assert "runs the code of the network, file/network.py:build" in told.err
+
+
+def test_eval__refuses_a_copy_that_was_changed(place):
+    copy = place / "file" / "network.py"
+    copy.write_text(NETWORK + "# changed\n")
+    try:
+        result = run("eval", "file", cwd=place)
+        assert result.code == 2
+        assert "has changed since the network was trained" in result.err
+    finally:
+        copy.write_text(NETWORK)
+
+
+def test_resume__refuses_another_code(place):
+    mine = place / "mine.py"
+    mine.write_text(NETWORK.replace("40", "50"))
+    try:
+        told = refused("train", "--resume", "file", "--epochs", 2, cwd=place)
+        assert "with another code of the network" in told
+    finally:
+        mine.write_text(NETWORK)
+
+
+def test_show__prints_layers_of_both(place):
+    assert "conv1_norm" in succeed("show", "C4:norm P F8", cwd=place).out
+    assert "top" in succeed("show", "mine.py:build", "--option", "width=0.5", cwd=place).out
