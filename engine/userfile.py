@@ -105,7 +105,7 @@ def load(found: Reference) -> Callable[..., Value]:
         with _Told(found.file):
             exec(compile(code, str(found.file), "exec"), module.__dict__)
         _loaded[key] = module
-    function: Any = getattr(_loaded[key], found.function, None)
+    function = getattr(_loaded[key], found.function, None)
     if not callable(function):
         known = [n for n, v in vars(_loaded[key]).items() if callable(v) and not n.startswith("_")]
         raise InputError(
@@ -115,7 +115,8 @@ def load(found: Reference) -> Callable[..., Value]:
     @functools.wraps(function)
     def build(*arguments: Any, **options: Any) -> Value:
         with _Told(found.file):
-            return function(*arguments, **options)
+            logits: Any = function(*arguments, **options)
+        return logits
 
     return build
 
