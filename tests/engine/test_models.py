@@ -108,11 +108,11 @@ def _apart(ours, theirs):
 
 @pytest.mark.parametrize("arch", SMALL)
 def test_network__forward_and_gradients_are_those_of_torch(arch):
-    batch = 3
+    batch = 2  # batch norm in a head of one pixel needs two
     network, arrays = _network(arch, *SMALL[arch], batch)
     rng = np.random.default_rng(3)
     x = rng.standard_normal((batch, *network.description.input_shape))
-    labels = np.array([4, 0, 2], np.int32)
+    labels = np.array([4, 0], np.int32)
     define = getattr(torch_networks, arch.replace("-", "_"))
     images = torch.from_numpy(x).permute(0, 3, 1, 2)
 

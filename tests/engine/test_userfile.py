@@ -54,6 +54,14 @@ def test_load__runs_the_same_content_once_and_new_content_anew(tiny):
     assert userfile.load(found)() == 2
 
 
+def test_load__a_dataclass_in_the_file_finds_its_module(tiny):
+    tiny.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Size:\n    width: int = 3\n" + TINY
+    )
+    assert _build(f"{tiny}:build").parameter_count() > 0
+
+
 @pytest.mark.parametrize(
     ("code", "told"),
     [
