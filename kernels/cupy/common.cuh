@@ -106,7 +106,8 @@ __device__ inline void store_some(T* to, const Vector<T, WIDTH>& value, long lon
         if (i < count) to[i] = value.at[i];
 }
 
-// Shared memory: SHARED(tile, float[16][33]) declares `tile` in it, at most 48 KiB in all;
+// Shared memory: SHARED(tile, float[16][33]) declares `tile` in it, aligned to 16 bytes as vectors
+// and copies need it (the elements alone ask for 2 or 4), at most 48 KiB in all;
 // DYNAMIC_SHARED(bytes) names the memory of a launch's `shared_bytes`, aligned to 128 bytes.
 template <class T> struct Same { using type = T; };
 #ifdef CNNENGINE_SIMULATOR
@@ -115,7 +116,7 @@ template <class T> struct Same { using type = T; };
     auto& name = *simulator::shared<typename Same<__VA_ARGS__>::type>(&name##_in_shared)
 #define DYNAMIC_SHARED(name) unsigned char* const name = simulator::dynamic_shared()
 #else
-#define SHARED(name, ...) __shared__ typename Same<__VA_ARGS__>::type name
+#define SHARED(name, ...) __shared__ __align__(16) typename Same<__VA_ARGS__>::type name
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 #endif
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -343,6 +344,23 @@ def test_figures__of_every_architecture(kernel):
         found = compile.figures(report)
         assert 2 <= found["registers"] <= 40
         assert (found["spill_bytes"], found["shared_bytes"]) == (0, 256)
+
+
+def test_shared__is_aligned_as_vectors_and_copies_need_it(kernel):
+    if (reason := compile.missing()) is not None:
+        pytest.skip(reason)
+    source = """__global__ void probe_kernel(const float16* x, float16* out) {
+        SHARED(tile, float16[64]);
+        tile[threadIdx.x] = x[threadIdx.x];
+        __syncthreads();
+        out[threadIdx.x] = tile[63 - threadIdx.x];
+    }"""
+    nvrtc, file = compile._nvrtc(), kernel(source, "probe_kernel").file
+    program = nvrtc.createProgram(f'#include "{file}"\n', "kernel.cu", [], [])
+    nvrtc.compileProgram(program, ["--gpu-architecture=compute_80", *compile.FLAGS])
+    declared = re.findall(r"\.shared \.align (\d+) ", nvrtc.getPTX(program).decode())
+    nvrtc.destroyProgram(program)
+    assert declared == ["16"]  # the simulator aligns every array to 128 bytes
 
 
 def test_compiled__says_what_the_compiler_said(kernel):
