@@ -206,7 +206,7 @@ def wgrad(x: Any, dy: Any, out: Any, op: Conv2d, tile: MmaTile, parts: int, memo
         *(x, dy, target, n, x.shape[1], x.shape[2], p, q, c, filters, r, s),
         *(*op.stride, *op.dilation, op.padding[0], op.padding[2]),
         *(*grids[0], *grids[1], op.groups, pixels, parts),
-        *(cdiv(cdiv(pixels, tile.depth), parts), tile.group),
+        *(cdiv(cdiv(pixels, tile.depth), parts), int(_aligned(target, rows=(c,))), tile.group),
         shared_bytes=tile.shared_bytes(itemsize),
     )
     if parts > 1:

@@ -22,6 +22,7 @@ conv2d_wgrad_mma_kernel(
     int positions,  // of the pixels of dy and of its border
     int splits,
     int steps,  // of Tile::DEPTH positions, in a split
+    int wide,   // 16-byte stores
     int group_rows) {
     DYNAMIC_SHARED(shared);
     using A = Operand<T, Tile::ROWS, Tile::DEPTH, false>;
@@ -53,6 +54,6 @@ conv2d_wgrad_mma_kernel(
     for (int row = mine.row; row < Tile::ROWS && first_k + row < K; row += Mine::SPACING) {
         const auto value = staged_values<4>(staged + row * Tile::STAGED_PITCH + mine.column);
         const long long filter = ((long long)split * groups + group) * K + first_k + row;
-        store_chunk(out + ((filter * R * S + tap) * C + c), value, valid, C % 4 == 0);
+        store_chunk(out + ((filter * R * S + tap) * C + c), value, valid, wide);
     }
 }

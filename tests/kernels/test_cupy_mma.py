@@ -285,6 +285,21 @@ def test_conv__images_with_a_border():
         assert plain.any()
 
 
+@pytest.mark.parametrize("channels", [16, 9])
+def test_wgrad__anywhere_in_memory(channels):
+    rng, of = np.random.default_rng(6), MmaTile(32, 32, 32)
+    x = rng.integers(-2, 3, (1, 5, 4, channels)).astype(np.float16)
+    dy = rng.integers(-2, 3, (1, 5, 4, 8)).astype(np.float16)
+    expected, memory = np.zeros((8, 3, 3, channels), np.float32), np.empty(72 * channels + 8)
+    conv_mma.wgrad(x, dy, expected, SAME, of, 1, None)
+    for offset in (1, 2):
+        flat = memory.view(np.float32)[offset : offset + expected.size]
+        out = flat.reshape(expected.shape)
+        conv_mma.wgrad(x, dy, out, SAME, of, 1, None)
+        assert np.array_equal(out, expected)
+    assert expected.any()
+
+
 def test_choose__says_why_not_on_tensor_cores():
     def chosen(x, w, op, dtype="float16"):
         x, w = np.zeros(x, dtype), np.zeros(w, dtype)
