@@ -98,7 +98,7 @@ def dgrad(
         fold(whole, out, mask, sums, op)
     if db is not None:
         if sums is None:
-            db[...] = 0  # no pixels
+            add_in_order(None, db, 0)  # no pixels
         else:
             add_in_order(sums, db, shares // out.shape[3])
 

@@ -158,7 +158,7 @@ def dgrad(
     if sums is not None:
         add_in_order(sums, db, shares // out.shape[3])
     elif db is not None:
-        db[...] = 0  # no pixels
+        add_in_order(None, db, 0)  # no pixels
 
 
 def _dgrad(
@@ -191,7 +191,7 @@ def wgrad(x: Any, dy: Any, out: Any, op: Conv2d, tile: MmaTile, parts: int, memo
     (n, p, q, _), (k, r, s, c) = dy.shape, out.shape
     pixels, filters, itemsize = positions(dy), k // op.groups, x.dtype.itemsize
     if pixels == 0:
-        out[...] = 0
+        add_in_order(None, out, 0)
         return
     grids = (grid(x), grid(dy))
     loads = _aligned(x, dy, rows=(c, filters, grids[0].pitch, grids[1].pitch))

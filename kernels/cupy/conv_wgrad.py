@@ -60,7 +60,7 @@ def wgrad(x: Any, dy: Any, out: Any, op: spec.Conv2d, tile: WgradTile, workspace
     _, r, s, c = out.shape
     pixels, parts = n * p * q, tile.splits
     if pixels == 0:
-        out[...] = 0
+        add_in_order(None, out, 0)
         return
     filters, grids = k // op.groups, (grid(x), grid(dy))
     width = min(vector_width(x, dy, rows=(c, filters, *(g.pitch for g in grids))), 4 * tile.taps)

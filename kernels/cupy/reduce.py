@@ -61,7 +61,8 @@ def sum_pixels(x: Any, out: Any, splits: int, of_split: int, pitch: int, divisor
 def add_in_order(parts: Any, out: Any, terms: int, scale: float = 1.0) -> None:
     """out = scale * the sum of parts [terms, out.size] (flat float32) over terms, in fixed order.
 
-    The order is that of a tree with FAN_IN branches; parts is overwritten.
+    The order is that of a tree with FAN_IN branches; parts is overwritten. Of no terms (then parts
+    is None) the sum is zeros.
     """
     kernel = Kernel("reduce.cu", f"add_rows_kernel<{FAN_IN}>")
     count, stride, blocks = out.size, 1, cdiv(out.size, COLUMNS)

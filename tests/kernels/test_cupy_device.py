@@ -16,6 +16,7 @@ from cnnengine.kernels import registry
 from cnnengine.kernels.cupy import device, launch, simulator
 from cnnengine.kernels.cupy.launch import Kernel
 from cnnengine.kernels.errors import BackendError, UnsupportedError
+from cnnengine.kernels.spec import Conv2d
 
 if (REASON := simulator.missing()) is not None:
     pytest.skip(REASON, allow_module_level=True)
@@ -98,6 +99,20 @@ def test_missing__is_what_cuda_says(gpu):
     gpu.count = 0
     told = "no CUDA GPU is visible; look at CUDA_VISIBLE_DEVICES, or use backend numpy"
     assert registry.missing("cupy") == told
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32x3"])  # without tensor cores, and with them
+def test_conv__of_no_images_is_zeros_from_a_kernel_of_its_own(gpu, precision):
+    cupy, op = registry.load("cupy"), Conv2d(precision=precision)
+    x, y = gpu.empty((0, 4, 4, 8), np.float32), gpu.empty((0, 4, 4, 8), np.float32)
+    w, db = gpu.empty((8, 1, 1, 8), np.float32), gpu.empty((8,), np.float32)
+    cupy.function("conv2d_dgrad")(y, w, x, op=op, db=db)
+    cupy.function("conv2d_wgrad")(x, y, w, op=op)
+    assert np.isnan(db).all()  # nothing has run yet
+    assert np.isnan(w).all()
+    gpu.current.synchronize()
+    assert not db.any()
+    assert not w.any()
 
 
 def test_launch__is_queued_on_the_current_stream_and_compiled_once(gpu):
