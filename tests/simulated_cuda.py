@@ -238,6 +238,7 @@ class Device:
             cuda=SimpleNamespace(
                 runtime=runtime,
                 driver=SimpleNamespace(CUDADriverError=CUDADriverError),
+                nvrtc=SimpleNamespace(getVersion=lambda: (12, 8)),
                 Device=lambda index: SimpleNamespace(use=lambda: None),
                 Stream=lambda non_blocking: Stream(self),
                 Event=lambda disable_timing: Event(self),

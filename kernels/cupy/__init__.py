@@ -38,7 +38,9 @@ def missing() -> str | None:
 
 @functools.cache
 def _gpu_missing() -> str | None:
-    reason = cuda.missing()
+    from . import device
+
+    reason = cuda.missing() or device.compiler_missing()
     return None if reason is None else f"{reason}, or use backend numpy"
 
 

@@ -27,6 +27,16 @@ def properties(device: int) -> dict[str, Any]:
     return cuda.cupy().cuda.runtime.getDeviceProperties(device)
 
 
+def compiler_missing() -> str | None:
+    """Why NVRTC, which compiles the kernels, cannot be used and what mends it; None if it can."""
+    try:
+        cuda.cupy().cuda.nvrtc.getVersion()
+    except (ImportError, OSError, RuntimeError) as error:
+        told = str(error).strip().partition("\n")[0]
+        return f"CuPy cannot load NVRTC, which compiles its kernels ({told}); {cuda.EXTRA}"
+    return None
+
+
 def empty(count: int) -> Any:
     """`count` float32 on the current device, content arbitrary."""
     return cuda.cupy().empty(count, "float32")

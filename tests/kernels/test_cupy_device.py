@@ -101,6 +101,17 @@ def test_missing__is_what_cuda_says(gpu):
     assert registry.missing("cupy") == told
 
 
+def test_missing__without_the_compiler(gpu):
+    def fail():
+        raise RuntimeError("CuPy failed to load libnvrtc.so.12: no such file\nmore")
+
+    gpu.module.cuda.nvrtc.getVersion = fail
+    told = registry.missing("cupy")
+    assert told.startswith("CuPy cannot load NVRTC, which compiles its kernels (CuPy failed to")
+    assert "pip install 'cnnengine[cuda12]'" in told
+    assert "\n" not in told
+
+
 @pytest.mark.parametrize("precision", ["ieee", "tf32x3"])  # without tensor cores, and with them
 def test_conv__of_no_images_is_zeros_from_a_kernel_of_its_own(gpu, precision):
     cupy, op = registry.load("cupy"), Conv2d(precision=precision)
