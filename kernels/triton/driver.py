@@ -7,6 +7,7 @@ launch joins the work of `with stream:` and is recorded by that stream's capture
 from __future__ import annotations
 
 import functools
+import subprocess
 from typing import Any
 
 import triton
@@ -70,9 +71,15 @@ def activate() -> None:
     """Hand this driver to Triton. Raises: BackendError when CUDA cannot be opened."""
     try:
         cuda.cupy().cuda.runtime.free(0)  # makes the device's primary context current
-        triton.runtime.driver.set_active(CupyDriver())
-    except (OSError, RuntimeError) as error:
+        made = CupyDriver()
+    except subprocess.CalledProcessError as error:
+        raise BackendError(
+            "backend triton: the C compiler cannot build Triton's way to the CUDA driver (its "
+            "message stands above); install Python's headers (python3-dev), or set CC"
+        ) from error
+    except (OSError, RuntimeError, ImportError, AssertionError) as error:
         raise BackendError(f"backend triton: cannot open the CUDA driver: {error}") from error
+    triton.runtime.driver.set_active(made)
 
 
 def empty(count: int) -> Any:

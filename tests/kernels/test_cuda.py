@@ -132,6 +132,24 @@ def test_gpu_capture__ends_when_the_work_fails(device):
     gpu.compute.synchronize()  # refused while a capture is open
 
 
+def test_gpu_capture__tells_what_broke_it(device, monkeypatch):
+    """Work that may not be captured breaks the capture too, and CUDA says so at its end."""
+    gpu = cuda.Gpu(0)
+    ended = []
+
+    def refuse():
+        ended.append(True)
+        raise simulated_cuda.CUDARuntimeError("the capture is broken")
+
+    def fail():
+        raise ValueError("allocated")
+
+    monkeypatch.setattr(gpu.compute, "end_capture", refuse)
+    with pytest.raises(ValueError, match="allocated"):
+        gpu.capture(fail)
+    assert ended
+
+
 def test_simulated_device__a_copy_that_waits_for_nothing_comes_too_early(device):
     """The simulation itself: without events the streams' order is open."""
     orders = set()

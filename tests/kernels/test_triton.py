@@ -161,6 +161,33 @@ def test_driver__follows_the_stream_of_cupy(monkeypatch):
         del triton.driver
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (subprocess.CalledProcessError(1, ["gcc"]), "install Python's headers .*or set CC"),
+        (RuntimeError("Failed to find C compiler"), "CUDA driver: Failed to find C compiler"),
+        (AssertionError("libcuda.so cannot found!"), "CUDA driver: libcuda.so cannot"),
+    ],
+)
+def test_activate__says_what_keeps_triton_from_the_driver(monkeypatch, error, told):
+    nvidia = importlib.import_module("triton.backends.nvidia.driver")
+
+    def refuse():
+        raise error
+
+    faked = SimpleNamespace(runtime=SimpleNamespace(free=lambda address: None))
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=faked))
+    monkeypatch.setattr(nvidia, "CudaUtils", refuse)
+    monkeypatch.delitem(sys.modules, "cnnengine.kernels.triton.driver", raising=False)
+    driver = importlib.import_module("cnnengine.kernels.triton.driver")
+    try:
+        with pytest.raises(driver.BackendError, match=told):
+            driver.activate()
+    finally:
+        del sys.modules["cnnengine.kernels.triton.driver"]
+        del triton.driver
+
+
 def test_launch__imports_no_torch():
     code = (
         "import os, sys; os.environ['TRITON_INTERPRET'] = '1'\n"
