@@ -41,7 +41,7 @@ def measure_work(
         row = row_of(work, checks, declined)
         if not all(told.ok for told in checks.values()):
             return row
-        watch = nvml.Watch(gpu.index)
+        watch = nvml.Watch(gpu.bus())
         timings, told = timer.measure(rings, seconds=seconds, rounds=rounds)
         row |= {**compared(timings, ours), **told, "buffers": count, "gpu": watch.told()}
     add_rates(row)

@@ -23,10 +23,17 @@ def library() -> Any:
 class Watch:
     """What a GPU does from now until `told`."""
 
-    def __init__(self, index: int) -> None:
-        """Start counting energy."""
+    def __init__(self, bus: str) -> None:
+        """Start counting energy of the GPU at this PCI address.
+
+        NVML's own numbers are of all GPUs, those of CUDA of the visible ones, the fastest first.
+        """
         self._nvml = library()
-        self._handle = self._nvml and self._nvml.nvmlDeviceGetHandleByIndex(index)
+        if self._nvml is not None:
+            try:
+                self._handle = self._nvml.nvmlDeviceGetHandleByPciBusId(bus)
+            except self._nvml.NVMLError:  # a container may hide it
+                self._nvml = None
         self._before = self._energy()
 
     def _energy(self) -> int | None:

@@ -129,9 +129,13 @@ class Gpu:
         self.compute.use()
 
     def memory(self) -> tuple[int, int]:
-        """(free, total) bytes of the device's memory."""
+        """(free, total) bytes of the device's memory; free is also what CuPy keeps for later."""
         free, total = cupy().cuda.runtime.memGetInfo()
-        return free, total
+        return free + cupy().get_default_memory_pool().free_bytes(), total
+
+    def bus(self) -> str:
+        """Where the GPU sits, like "0000:3B:00.0": the driver's tools count GPUs otherwise."""
+        return cupy().cuda.runtime.deviceGetPCIBusId(self.index)
 
     def empty(self, shape: Sequence[int], dtype: Any) -> Any:
         """A new array on the device, content arbitrary. Raises: MemoryError."""

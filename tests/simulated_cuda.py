@@ -134,6 +134,7 @@ class Device:
     def __init__(self, seed: int = 0, memory: int = 1 << 30) -> None:
         self.random = random.Random(seed)
         self.memory, self.used = memory, 0
+        self.pooled = 0  # of `used`, what nobody uses any more and CuPy keeps
         self.allocations: list[int] = []
         self.pinned: list[tuple[int, int]] = []  # address ranges
         self.kept: list[Any] = []  # all memory: queued work knows it by its address only
@@ -223,6 +224,7 @@ class Device:
             getDeviceCount=count,
             getDevice=lambda: 0,
             getDeviceProperties=lambda index: self.properties,
+            deviceGetPCIBusId=lambda index: f"0000:3{index}:00.0",
             memGetInfo=lambda: (self.memory - self.used, self.memory),
             memcpyHostToDevice=1,
             memcpyDeviceToHost=2,
@@ -235,6 +237,7 @@ class Device:
         )
         return SimpleNamespace(
             empty=self.empty,
+            get_default_memory_pool=lambda: SimpleNamespace(free_bytes=lambda: self.pooled),
             cuda=SimpleNamespace(
                 runtime=runtime,
                 driver=SimpleNamespace(CUDADriverError=CUDADriverError),

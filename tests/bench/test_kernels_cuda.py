@@ -352,6 +352,9 @@ class NVMLError(Exception):
     """What NVML raises."""
 
 
+BUS = "0000:3B:00.0"
+
+
 def fake_nvml():
     """NVML with one GPU that does not tell its temperature."""
     energy = iter((1000, 1500))
@@ -362,7 +365,7 @@ def fake_nvml():
     return SimpleNamespace(
         NVMLError=NVMLError, NVML_CLOCK_SM=1, NVML_CLOCK_MEM=2, NVML_TEMPERATURE_GPU=0,
         nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByIndex=lambda index: index,
+        nvmlDeviceGetHandleByPciBusId=lambda bus: bus if bus == BUS else refuse(),
         nvmlDeviceGetTotalEnergyConsumption=lambda handle: next(energy),
         nvmlDeviceGetClockInfo=lambda handle, which: 1000 + which,
         nvmlDeviceGetTemperature=refuse,
@@ -372,17 +375,22 @@ def fake_nvml():
 
 def test_watch__tells_what_nvml_tells(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
-    told = nvml.Watch(0).told()
+    told = nvml.Watch(BUS).told()
     assert told == {"sm_mhz": 1001, "memory_mhz": 1002, "watts": 250.0, "joules": 0.5}
+
+
+def test_watch__of_a_hidden_gpu_tells_nothing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
+    assert nvml.Watch("0000:5E:00.0").told() is None
 
 
 def test_watch__without_nvml_tells_nothing(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert nvml.Watch(0).told() is None
+    assert nvml.Watch(BUS).told() is None
 
     def refuse():
         raise NVMLError
 
     broken = SimpleNamespace(NVMLError=NVMLError, nvmlInit=refuse)
     monkeypatch.setitem(sys.modules, "pynvml", broken)
-    assert nvml.Watch(0).told() is None
+    assert nvml.Watch(BUS).told() is None

@@ -100,6 +100,12 @@ def test_gpu__copies_there_and_back(device):
     assert not back.any()
 
 
+def test_gpu__memory_that_cupy_keeps_is_free(device):
+    gpu = cuda.Gpu(0)
+    device.used, device.pooled = 600, 500
+    assert gpu.memory() == (device.memory - 100, device.memory)
+
+
 def test_gpu__empty_arrays_are_not_copied(device):
     gpu = cuda.Gpu(0)
     nothing = gpu.empty((0, 3), "float32")
@@ -175,6 +181,7 @@ def test_simulated_device__has_nothing_that_cupy_lacks(device):
     del sys.modules["cupy"]
     real = importlib.import_module("cupy")
     assert hasattr(real, "empty")
+    assert hasattr(real.get_default_memory_pool(), "free_bytes")
     for name, value in vars(pretended.cuda).items():
         assert hasattr(real.cuda, name), name
         if name in ("runtime", "driver"):
