@@ -96,6 +96,7 @@ class CudaDevice(Device):
         converted = np.empty(array.shape, array.dtype)
         converted[...] = host
         self.gpu.copy(array, converted)
+        self.gpu.compute.synchronize()  # before `converted` goes
 
     def stage(self, block: Any) -> np.ndarray:
         """Host memory for the content of `block`, a uint8 array; `upload` brings it there."""
@@ -108,6 +109,14 @@ class CudaDevice(Device):
     def repeatable(self, run: Callable[[], None]) -> Callable[[], None]:
         """`run` itself at first, so that every kernel is loaded; then one graph, replayed."""
         return Replayed(self.gpu, run) if self.graphs else run
+
+    def works(self) -> bool:
+        """Whether work can still run here: after some errors CUDA refuses all that follows."""
+        try:
+            self.gpu.compute.synchronize()
+        except cuda.failures():
+            return False
+        return True
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:

@@ -152,8 +152,8 @@ class Gpu:
     def copy(self, out: Any, source: Any, stream: Any = None) -> None:
         """Start a copy between contiguous arrays of equal bytes, host or device, on a stream.
 
-        None is the compute stream. Of host memory that is not pinned, a source may be changed at
-        once, and the call waits for a copy into it.
+        None is the compute stream. The source stays as it is, and host memory alive, until the
+        stream has come so far: CUDA waits for memory that is not pinned on most machines only.
         """
         assert out.nbytes == source.nbytes, "copies keep their size"
         if source.nbytes == 0:

@@ -190,8 +190,8 @@ class Device:
         queue = self.streams[stream - 1]
         name = ("", "host to device", "device to host", "device to device")[kind]
         values = _bytes(source, size)
-        if kind == 1 and not self._is_pinned(source):
-            values = values.copy()  # CUDA takes it into memory of its own first
+        if kind == 1 and not self._is_pinned(source) and self.random.random() < 0.5:
+            values = values.copy()  # CUDA may take it into memory of its own first
 
         def work() -> None:
             _bytes(out, size)[:] = values
