@@ -118,6 +118,10 @@ class Device:
         """The fastest way to do again and again what `run` does, with the same arrays."""
         return run
 
+    def works(self) -> bool:
+        """Whether work can still run here: after some errors a GPU refuses all that follows."""
+        return True
+
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
         """Open while work runs: backends own their threads or streams inside."""

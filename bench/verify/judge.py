@@ -24,7 +24,7 @@ import numpy as np
 
 from ...engine.device import Device, numpy_dtype
 from ...kernels import registry, spec
-from ...kernels.errors import UnsupportedError
+from ...kernels.errors import BackendError, UnsupportedError
 from ...kernels.spec import grid
 from . import tolerance
 from .bounds import bounds, row
@@ -155,7 +155,10 @@ class Question:
         config: spec.Config | None = None,
         device: Device | None = None,
     ) -> Verdict:
-        """The verdict on one backend; `config` None: its own choice. `device` None: the host."""
+        """The verdict on one backend; `config` None: its own choice. `device` None: the host.
+
+        Raises: BackendError when the device can do no more after this call.
+        """
         try:
             reason = backend.supports(self.function, self.arguments)
             if reason is not None:
@@ -167,6 +170,11 @@ class Question:
             return Verdict("not taken", config, told=str(error))
         except Exception as error:  # a kernel that raises has failed; the others go on
             first = str(error).strip().partition("\n")[0]
+            if device is not None and not device.works():
+                how = f" [{config.algorithm}, {dict(config.tile)}]" if config else ""
+                raise BackendError(
+                    f"{self.function}{how} left {device.name} doing nothing more: {first}"
+                ) from error
             return Verdict("failed", config, told=f"raised {type(error).__name__}: {first}")
 
     def _judge(

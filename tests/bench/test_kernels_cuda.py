@@ -29,6 +29,7 @@ from cnnengine.engine import device as devices
 from cnnengine.engine.device import open_device
 from cnnengine.engine.gpu import CudaDevice
 from cnnengine.kernels import cuda, registry
+from cnnengine.kernels.errors import BackendError
 
 LAYER = SUITES["odd"].layers[1]
 L2 = 1 << 14
@@ -173,6 +174,29 @@ def test_verify__finds_damage_in_the_devices_memory(simulated, monkeypatch):
         registry.load("simulated"), device=open_device("cuda"),
     )  # fmt: skip
     assert verdict.told.startswith("out: 5 of 5 values differ")
+
+
+@pytest.mark.parametrize("lasting", [True, False])
+def test_judge__ends_where_the_gpu_does_nothing_more(simulated, monkeypatch, lasting):
+    """After an illegal access every call fails: those are no verdicts on other kernels."""
+    error = simulated_cuda.CUDARuntimeError("an illegal memory access was encountered")
+    function = registry.load("simulated").function("relu")
+
+    def damage(x, out):
+        simulated.error = error if lasting else None
+        raise error
+
+    monkeypatch.setattr(function, "unchecked", damage)
+    monkeypatch.setattr(simulated_cuda.Backend, "function", lambda self, name: function)
+    given = {"x": np.ones(5, np.float32), "out": judge.blank((5,), "float32")}
+    ask = functools.partial(
+        judge.judge, "relu", given, registry.load("simulated"), device=open_device("cuda")
+    )
+    if lasting:
+        with pytest.raises(BackendError, match=r"^relu left cuda:0 doing nothing more: an ill"):
+            ask()
+    else:
+        assert ask().told == f"raised CUDARuntimeError: {error}"
 
 
 def test_record__what_cannot_be_captured_is_timed_without_a_graph(simulated):
