@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 
 from cnnengine.engine.build import GraphBuilder
 from cnnengine.engine.device import open_device
@@ -11,8 +9,6 @@ from cnnengine.engine.errors import InputError
 from cnnengine.engine.models import build_graph, get_model, model_options
 from cnnengine.engine.network import Description, Network
 from cnnengine.engine.runner import Feeds
-
-from . import torch_networks
 
 CLASSES = 5
 
@@ -107,25 +103,26 @@ def _apart(ours, theirs):
 
 
 @pytest.mark.parametrize("arch", SMALL)
-def test_network__forward_and_gradients_are_those_of_torch(arch):
+def test_network__forward_and_gradients_are_those_of_torch(arch, torch_oracle):
     batch = 2  # batch norm in a head of one pixel needs two
     network, arrays = _network(arch, *SMALL[arch], batch)
     rng = np.random.default_rng(3)
     x = rng.standard_normal((batch, *network.description.input_shape))
     labels = np.array([4, 0], np.int32)
-    define = getattr(torch_networks, arch.replace("-", "_"))
-    images = torch.from_numpy(x).permute(0, 3, 1, 2)
+    from . import torch_networks as theirs
+
+    define = getattr(theirs, arch.replace("-", "_"))
+    images = theirs.images(x)
 
     network.inference.feed({"x": x})
     network.inference.run()
-    (theirs,) = _several(define(torch_networks.Parts(arrays, training=False), images))
-    assert _apart(network.inference.output("logits"), theirs) < 1e-11
+    (expected,) = _several(define(theirs.Parts(arrays, training=False), images))
+    assert _apart(network.inference.output("logits"), expected) < 1e-11
 
-    parts = torch_networks.Parts(arrays, training=True)
+    parts = theirs.Parts(arrays, training=True)
     logits = _several(define(parts, images))
     weights = (1.0, *AUXILIARY_WEIGHTS.get(arch, ()))
-    target = torch.from_numpy(labels.astype(np.int64))
-    losses = [F.cross_entropy(y, target, reduction="none") for y in logits]
+    losses = [theirs.losses(y, labels) for y in logits]
     sum(w * loss.mean() for w, loss in zip(weights, losses, strict=True)).backward()
     plan = network.training[batch]
     plan.feed({"x": x, "labels": labels})

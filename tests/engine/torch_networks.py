@@ -7,6 +7,8 @@ have auxiliary heads return the logits of these as well.
 import torch
 import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 
+torch.set_num_threads(1)  # the cases are small; threads would wait for each other
+
 
 class Parts:
     """Layers in torch over tensors in our layouts; gradients arrive in our layouts too."""
@@ -33,6 +35,16 @@ class Parts:
         names = ("running_mean", "running_var", "gamma", "beta")
         parts = (self.tensors[f"{self.scope}{name}/{n}"] for n in names)
         return F.batch_norm(x, *parts, self.training, 0.1, eps)
+
+
+def losses(logits, labels):
+    """The loss of every image, [N]; labels int32 [N], an array."""
+    return F.cross_entropy(logits, torch.from_numpy(labels).long(), reduction="none")
+
+
+def images(x):
+    """[N,H,W,C], an array → [N,C,H,W]."""
+    return torch.from_numpy(x).permute(0, 3, 1, 2)
 
 
 def squeezenet(p, x):
