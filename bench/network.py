@@ -37,8 +37,9 @@ LR, MOMENTUM, DECAY = 1e-4, 0.9, 5e-4  # small steps: the numbers stay as they a
 # way, and one such pixel among the 10^5 of a filter's sum shows as some 1e-3 of it.
 LOGITS_RMS, GRADIENT_RMS = 2e-5, 5e-3
 # Less precise numbers flip more of them: bfloat16 moved gradients of vgg-small's first layer by
-# 0.19. Only gross errors show here; `cnnengine verify` holds each kernel to its own tolerance.
-COARSE = {"tf32": (5e-3, 0.1), "bf16": (3e-2, 0.5)}
+# 0.19. Factors cut to TF32 lose some 7e-4 in every layer, always towards zero: 4e-3 in vgg-small,
+# 1e-2 in vgg16. Only gross errors show here; `cnnengine verify` holds each kernel to its tolerance.
+COARSE = {"tf32": (2e-2, 0.1), "bf16": (3e-2, 0.5)}
 NOTHING = 1e-4  # of the largest gradient: what is less is rounding (a bias before a batch norm)
 
 

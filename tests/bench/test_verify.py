@@ -392,3 +392,20 @@ def test_open_for_verify__takes_one_backend():
     assert devices.open_for_verify("cpu", "numpy").backends == ("numpy",)
     with contextlib.suppress(InputError):  # where it was not compiled
         assert devices.open_for_verify("cpu", "native").backends == ("native",)
+
+
+def _cut(array):
+    """Factors as tensor cores take float32 for TF32: without their last 13 bits, not rounded."""
+    return (array.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32).astype(np.float64)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 9, 2), (3, 27, 5), (32, 576, 32)])
+def test_tolerance__of_tf32_takes_factors_that_are_cut(sizes):
+    rows, depth, columns = sizes
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        a = rng.standard_normal((rows, depth), np.float32)
+        b = rng.standard_normal((depth, columns), np.float32)
+        exact = a.astype(np.float64) @ b.astype(np.float64)
+        told = tolerance.deviation(_cut(a) @ _cut(b), exact, "tf32", depth, np.sqrt(depth))
+        assert told.wrong == ""
