@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 
-os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
-
-import machine
 import pytest
 
 from cnnengine.kernels import registry, spec, triton
 from cnnengine.kernels.cupy import launch
 
-if triton.interpreted():  # one switch for both GPU backends
-    launch.simulate()
+GPU_BACKENDS = ("triton", "cupy")
 
 
 def pytest_configure(config):
+    """Choose where the GPU backends run: `-m gpu` on a GPU, else interpreted and simulated.
+
+    Before this nothing may import Triton or `machine`, which look where they are.
+    """
     config.addinivalue_line("markers", "dtypes(*names): the float types that a test is for")
+    if re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
+        os.environ["TRITON_INTERPRET"] = "0"
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+    if triton.interpreted():
+        launch.simulate()
 
 
 def pytest_addoption(parser):
@@ -37,6 +43,8 @@ def pytest_addoption(parser):
 
 def pytest_report_header():
     """Say what is tested on what, and what cannot run here."""
+    import machine
+
     lines = []
     for name in machine.machine_names():
         backend = name.partition(":")[0]
@@ -51,6 +59,8 @@ def pytest_generate_tests(metafunc):
     The family of `test_conv.py` is conv; files of no family take all backends. The mark
     `dtypes(...)` names the types of a test that are not all.
     """
+    import machine
+
     if "backend" not in metafunc.fixturenames:
         return
     family = metafunc.module.__name__.rpartition(".")[2].removeprefix("test_")
@@ -71,10 +81,12 @@ LARGE_FILTERS = ("filter_11_stride_4", "filter_7_stride_2", "whole_image_filter"
 
 @pytest.hookimpl(tryfirst=True)  # before -m is looked at
 def pytest_collection_modifyitems(items):
-    if machine.adapter("triton").every == 1:
-        return
     for item in items:
         given = item.callspec.params if hasattr(item, "callspec") else {}
+        if not triton.interpreted():
+            if str(given.get("backend")).partition(":")[0] in GPU_BACKENDS:
+                item.add_marker(pytest.mark.gpu)
+            continue
         large = given.get("backend") == "triton" and given.get("name") in LARGE_FILTERS
         if large and given.get("dtype") in ("float16", "bfloat16"):
             item.add_marker(pytest.mark.slow)
@@ -83,6 +95,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def backend(request):
     """One backend, inside its session; one that cannot run here is skipped by name."""
+    import machine
+
     name = request.param.partition(":")[0]
     if (reason := registry.missing(name)) is not None:
         told = f"backend {name}: {reason}"
