@@ -110,7 +110,7 @@ __device__ inline void multiply_step(typename Tile::Sums& sums, const unsigned c
     const int warp = threadIdx.x / 32;
     const int row = warp / Tile::WARPS_ACROSS * Tile::WARP_ROWS;
     const int column = warp % Tile::WARPS_ACROSS * Tile::WARP_COLUMNS;
-#pragma unroll
+#pragma unroll(PARTS == 2 ? 1 : 8)  // sums outside the tensor cores would spill
     for (int depth32 = 0; depth32 < Tile::DEPTH * int(sizeof(T)) / 32; ++depth32) {
         Factors<T, PARTS> columns[Tile::PRODUCTS_ACROSS / 2];
 #pragma unroll
@@ -125,10 +125,16 @@ __device__ inline void multiply_step(typename Tile::Sums& sums, const unsigned c
                 const Factors<T, PARTS>& b = columns[j / 2];
                 const int k = j % 2 * 2;  // the words of these eight columns
                 if constexpr (PARTS == 2) {
-                    multiply_add<T>(sums[i][j], a.part[1], b.part[0].at[k], b.part[0].at[k + 1]);
-                    multiply_add<T>(sums[i][j], a.part[0], b.part[1].at[k], b.part[1].at[k + 1]);
+                    // added outside: tensor cores cut their sums, each time, instead of rounding
+                    float step[4] = {};
+                    multiply_add<T>(step, a.part[1], b.part[0].at[k], b.part[0].at[k + 1]);
+                    multiply_add<T>(step, a.part[0], b.part[1].at[k], b.part[1].at[k + 1]);
+                    multiply_add<T>(step, a.part[0], b.part[0].at[k], b.part[0].at[k + 1]);
+#pragma unroll
+                    for (int e = 0; e < 4; ++e) sums[i][j][e] += step[e];
+                } else {
+                    multiply_add<T>(sums[i][j], a.part[0], b.part[0].at[k], b.part[0].at[k + 1]);
                 }
-                multiply_add<T>(sums[i][j], a.part[0], b.part[0].at[k], b.part[0].at[k + 1]);
             }
         }
     }

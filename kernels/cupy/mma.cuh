@@ -61,6 +61,13 @@ inline int unpack(float, unsigned word, float* to) {
     return 1;
 }
 
+// Tensor cores do not round their sums but cut them (Fasi, Higham, Mikaitis & Pranesh 2021).
+inline float cut(double sum) {
+    const float nearest = float(sum);
+    const bool over = sum > 0 ? nearest > sum : nearest < sum;
+    return over && !isinf(nearest) ? __uint_as_float(__float_as_uint(nearest) - 1) : nearest;
+}
+
 template <class T>
 inline void multiply_add(float (&sums)[4], const Words& a, unsigned b0, unsigned b1) {
     constexpr int EACH = 4 / sizeof(T);  // elements of a word
@@ -70,17 +77,19 @@ inline void multiply_add(float (&sums)[4], const Words& a, unsigned b0, unsigned
     unpack(T(), b1, mine.b[1]);
     const auto all = simulator::exchange(mine, "mma.sync");
     const int g = simulator::lane() / 4, t = simulator::lane() % 4;
+    double made[4] = {sums[0], sums[1], sums[2], sums[3]};
     for (int quarter = 0; quarter < 4; ++quarter) {
         const auto rows = all[4 * g + quarter];
         for (int j = 0; j < 2; ++j) {
             const auto column = all[4 * (2 * t + j) + quarter];
             for (int half = 0; half < 2; ++half)
                 for (int e = 0; e < EACH; ++e) {
-                    sums[j] += rows.a[2 * half][e] * column.b[half][e];
-                    sums[j + 2] += rows.a[2 * half + 1][e] * column.b[half][e];
+                    made[j] += double(rows.a[2 * half][e]) * column.b[half][e];
+                    made[j + 2] += double(rows.a[2 * half + 1][e]) * column.b[half][e];
                 }
         }
     }
+    for (int i = 0; i < 4; ++i) sums[i] = cut(made[i]);
 }
 
 #else

@@ -245,6 +245,13 @@ def test_conv__one_product_of_tf32():
     verify(backend, "tf32", x, w, replace(op, precision="tf32"), "float32")
 
 
+def test_conv__long_sums_of_three_products_are_rounded():
+    """Tensor cores cut sums: kept there, 576 terms would lose 5e-6 of what 2e-6 is allowed."""
+    backend = with_tile(rows=32, columns=32, splits=1)
+    op = replace(SAME, precision="tf32x3")
+    verify(backend, "long", (1, 6, 6, 64), (16, 3, 3, 64), op, "float32")
+
+
 def test_conv__precision_says_nothing_to_two_byte_types():
     x, w, op = GEOMETRIES["same"]
     backend = with_tile(rows=32, columns=32, splits=2)
