@@ -3,7 +3,7 @@
     code, report = compiled(Kernel("elementwise.cu", "relu_kernel<float>"), 90)
     figures(report)  # {"registers": 14, "spill_bytes": 0, "shared_bytes": 0}
 
-The kernel is the one that a launch compiles, from the same files.
+The kernel is the one that a launch compiles, from the same files and with the same flags.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from . import simulator
 from .launch import Kernel
 
 ARCHITECTURES = (80, 86, 89, 90)
-FLAGS = ("-std=c++17", f"-I{simulator.FOLDER}", "--ptxas-options=-v")
+# of a launch, to which CuPy adds that float32 below 2^-126 counts as zero; and a report
+FLAGS = ("-std=c++17", f"-I{simulator.FOLDER}", "-ftz=true", "--ptxas-options=-v")
 USED = {
     "registers": r"Used (\d+) registers",
     "spill_bytes": r"(\d+) bytes stack frame",
@@ -48,7 +49,8 @@ def compiled(kernel: Kernel, architecture: int) -> tuple[bytes, str]:
     Raises: BackendError with the compiler's message.
     """
     nvrtc = _nvrtc()
-    program = nvrtc.createProgram(f'#include "{kernel.file}"\n', "kernel.cu", [], [])
+    code = f'#include "{simulator.FOLDER / kernel.file}"\n'
+    program = nvrtc.createProgram(code, "kernel.cu", [], [])
     try:
         nvrtc.addNameExpression(program, kernel.name)
         nvrtc.compileProgram(program, [f"--gpu-architecture=sm_{architecture}", *FLAGS])

@@ -55,7 +55,7 @@ def _require_stream_of(device: int, name: str) -> None:
 def _kernel(file: str, name: str, device: int) -> Any:
     cupy = cuda.cupy()
     # CuPy caches by this text and not by what it includes: the digest stands for that
-    code = f'// {simulator.digest(file)}\n#include "{file}"\n'
+    code = f'// {simulator.digest(file)}\n#include "{simulator.FOLDER / file}"\n'
     try:
         module = cupy.RawModule(
             code=code, backend="nvrtc", options=OPTIONS, name_expressions=(name,)

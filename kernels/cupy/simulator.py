@@ -114,7 +114,7 @@ def _forget_old(folder: Path) -> None:
 
 @functools.cache
 def _machine() -> ctypes.CDLL:
-    source = f'// {digest("simulator.cpp")}\n#include "simulator.cpp"\n'
+    source = f'// {digest("simulator.cpp")}\n#include "{FOLDER}/simulator.cpp"\n'
     machine = ctypes.CDLL(str(_library(source, "machine", "simulator.cpp")), ctypes.RTLD_GLOBAL)
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     machine.simulator_run.argtypes = [*[pointer] * 4, size, size, ctypes.c_uint64, pointer, size]
@@ -129,7 +129,8 @@ class Compiled:
         _machine()  # whose symbols the library needs
         digests = f"// {digest(file)} {digest('simulated.h')}\n"
         # the language first, the kernel, and what needs to know the kernel's types last
-        source = f'{digests}#include "simulator.h"\n#include "{file}"\n#include "simulated.h"\n'
+        files = ("simulator.h", file, "simulated.h")
+        source = digests + "".join(f'#include "{FOLDER / name}"\n' for name in files)
         source += f"SIMULATE({name})\n"
         library = ctypes.CDLL(str(_library(source, name, f"{file}: {name}")))
         text = ctypes.create_string_buffer(4096)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import re
@@ -13,7 +14,7 @@ from cases import elementwise
 from machine import machine
 
 from cnnengine.kernels import cupy, registry
-from cnnengine.kernels.cupy import compile, launch, simulator
+from cnnengine.kernels.cupy import compile, device, launch, simulator
 from cnnengine.kernels.cupy.launch import Kernel
 from cnnengine.kernels.errors import BackendError, ShapeError, UnsupportedError
 
@@ -307,6 +308,15 @@ def test_relu__refuses_float64():
         registry.load("cupy").function("relu")(x, x)
 
 
+def test_simulator__reads_no_file_of_the_current_folder(kernel, tmp_path, monkeypatch):
+    for name in ("simulator.h", "simulated.h"):
+        (tmp_path / name).write_text("#error another one")
+    monkeypatch.chdir(tmp_path)
+    out = floats(1)
+    launch.launch(kernel("__global__ void k(float* out) { *out = 3; }", "k"), 1, 1, out)
+    assert out == 3
+
+
 def test_simulator__keeps_libraries_and_forgets_old_ones(kernel, tmp_path):
     probe = kernel(PLAIN, "probe_kernel")
     old, new = tmp_path / "old.so", tmp_path / "new.so"
@@ -344,6 +354,27 @@ def test_figures__of_every_architecture(kernel):
         found = compile.figures(report)
         assert 2 <= found["registers"] <= 40
         assert (found["spill_bytes"], found["shared_bytes"]) == (0, 256)
+
+
+def test_flags__are_those_that_cupy_compiles_with(monkeypatch):
+    if (reason := compile.missing()) is not None:
+        pytest.skip(reason)
+    compiler, told = importlib.import_module("cupy.cuda.compiler"), []
+
+    class Program:
+        def __init__(self, *_, **__):
+            pass
+
+        def compile(self, options):
+            told.extend(options)
+            raise InterruptedError
+
+    monkeypatch.setattr(compiler, "_NVRTCProgram", Program)
+    monkeypatch.setattr(compiler, "_get_arch_for_options_for_nvrtc", lambda arch: ("", ""))
+    with pytest.raises(InterruptedError):
+        compiler._compile_with_cache_cuda("", device.OPTIONS, "90")
+    *flags, report = compile.FLAGS
+    assert (told, report) == ([*flags, "-arch=compute_90"], "--ptxas-options=-v")
 
 
 def test_shared__is_aligned_as_vectors_and_copies_need_it(kernel):
