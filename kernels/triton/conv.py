@@ -37,7 +37,7 @@ from .conv_dgrad import dgrad, scratch_floats
 from .conv_forward import forward, forward_pooled
 from .conv_split import depth_splits, most_splits
 from .conv_stem import FEW_CHANNELS, few_channels_tile, has_few_channels, wgrad_gathers_taps
-from .conv_wgrad import splits, wgrad
+from .conv_wgrad import gathered_tile, splits, wgrad
 from .gpu import architecture, multiprocessors
 from .launch import scratch, usable
 from .tiles import Tile, pick, product_tile
@@ -83,7 +83,7 @@ def _choose_gather(function: str, arguments: Mapping[str, Any]) -> Config:
         taps = out[1] * out[2] * out[3]
         # one processor: splits, not small tiles, give work to the others
         sizes = k // op.groups, taps, n * p * q
-        tile = product_tile(*sizes, dtype, op.precision, architecture=architecture())
+        tile = gathered_tile(*sizes, dtype, op.precision)
         problem = Problem("triton", function, "implicit-gemm", dtype, x, out, op)
         tile, told = pick(problem, (k // op.groups, taps, op.groups), 1, tile)
         if wgrad_gathers_taps(out, dtype):

@@ -12,6 +12,7 @@ atomics.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import triton
@@ -24,8 +25,9 @@ from . import conv_depthwise
 from .conv_forward import constants, tile_of_program
 from .conv_gather import load_pixels
 from .conv_stem import wgrad_gathers_taps, wgrad_of_few_channels_kernel
+from .gpu import architecture
 from .launch import add_in_order, cdiv, dot, large, launch, multiprocessors
-from .tiles import Tile
+from .tiles import Tile, product_tile
 
 LEAST_STEPS = 8  # of a split: fewer would be all prologue
 MOST_SPLITS = 64
@@ -103,6 +105,15 @@ def _conv2d_wgrad_kernel(
         n += BLOCK_DEPTH // Q // P + over.to(tl.int32)
     at = (split * (GROUPS * K) + group * K + k) * TAPS + t
     tl.store(out + at, total, mask=(k < K) & (t < TAPS))
+
+
+def gathered_tile(filters: int, taps: int, pixels: int, dtype: str, precision: str) -> Tile:
+    """The rule's tile of dw [filters, taps] of a group, with 8 warps from 64 x 128 sums on.
+
+    Beside its sums a thread keeps the place of its pixel: 4 warps spilled on sm_80 and sm_100.
+    """
+    tile = product_tile(filters, taps, pixels, dtype, precision, architecture=architecture())
+    return replace(tile, warps=8) if tile.rows * tile.columns >= 64 * 128 else tile
 
 
 def splits(tile: Tile, pixels: int, w_shape: tuple[int, ...], groups: int) -> int:

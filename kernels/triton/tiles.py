@@ -6,9 +6,8 @@ A product of a [rows, depth] and a [depth, columns] matrix is cut into BLOCK_ROW
 tiles, one program each, summed in steps of BLOCK_DEPTH. The rule, for sm_80 to sm_100:
 
 - 128 x 128 is the largest tile whose float32 sums stay in registers with 8 warps on every one of
-  them; 64 wide tiles need 4 warps, and 8 on sm_100, where a wgrad spilled with 4. A tile is no
-  larger than the problem (rounded up to a power of two, at least 16: the least that a tensor core
-  takes).
+  them; 64 wide tiles need 4 warps. A tile is no larger than the problem (rounded up to a power of
+  two, at least 16: the least that a tensor core takes).
 - A depth of 64 two-byte elements, 32 four-byte ones, is one 128-byte line of each row; a shallow
   problem takes what it has. IEEE products of float32 come from plain cores: 16.
 - "tf32x3" holds the upper and lower parts of both operands: 128 x 128 would spill on sm_80, so its
@@ -101,8 +100,7 @@ def product_tile(
             break
     deep = 16 if plain else (32 if dtype == "float32" else 64)
     deep = power_of_two(depth, LEAST, deep)
-    few = 4096 if split or architecture >= 100 else 8192  # sums that four warps can hold
-    warps = 8 if high * wide > few else 4
+    warps = 8 if high * wide > (4096 if split else 8192) else 4
     return Tile(high, wide, deep, group=8, warps=warps, stages=3)
 
 
