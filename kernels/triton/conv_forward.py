@@ -30,11 +30,13 @@ import triton
 import triton.language as tl
 
 from .. import spec
+from ..spec.contract import dtype_name
 from ..spec.grid import grid
 from .border import placed
 from .conv_gather import MOST_BITS, load_pixels, taps_inside
 from .conv_split import finish
 from .conv_stem import few_channel_patches, has_few_channels
+from .gpu import shortens_ieee
 from .launch import cdiv, dot, large, launch, narrow, wide
 from .tiles import Tile
 
@@ -254,9 +256,11 @@ def constants(op: spec.Conv2d, w_shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _forward_constants(op: spec.Conv2d, w: Any, tile: Tile) -> dict[str, Any]:
+    plain = op.precision == "ieee" and dtype_name(w) == "float32"
+    flat = has_few_channels(w.shape) and not (plain and shortens_ieee())
     return {
         **constants(op, w.shape),
-        **{"EDGE": op.padding_mode == "edge", "FLAT": has_few_channels(w.shape)},
+        **{"EDGE": op.padding_mode == "edge", "FLAT": flat},
         **{"BLOCK_PIXELS": tile.rows, "BLOCK_FILTERS": tile.columns, "BLOCK_DEPTH": tile.depth},
         **{"GROUP_ROWS": tile.group, "warps": tile.warps, "stages": tile.stages},
     }

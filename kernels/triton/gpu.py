@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import triton
+
 from . import interpreted
 
 
@@ -84,6 +86,15 @@ def fetches_blocks() -> bool:
     if Recorder.launches is None and interpreted():
         return True
     return architecture() >= 90
+
+
+def shortens_ieee() -> bool:
+    """Whether the compiler forms IEEE products of patches that were joined tap by tap from TF32.
+
+    Triton 3.6 does for sm_100 (`tcgen05.mma.kind::tf32` in its PTX), 3.9 does not.
+    """
+    version = tuple(map(int, triton.__version__.split(".")[:2]))
+    return architecture() >= 100 and version < (3, 9)
 
 
 def device_name() -> str:

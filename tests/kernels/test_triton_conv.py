@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from calls import call_of
 from cases import conv as cases
 from cases.draw import Draw
 from machine import adapter, machine
@@ -16,7 +18,7 @@ from cnnengine.kernels.spec import Conv2d
 if (REASON := registry.missing("triton")) is not None:
     pytest.skip(f"backend triton: {REASON}", allow_module_level=True)
 
-from cnnengine.kernels.triton import conv_dgrad, launch, tiles
+from cnnengine.kernels.triton import conv, conv_dgrad, gpu, launch, tiles
 
 SAME = (1, 1, 1, 1)
 GEOMETRIES = ("odd_pool", "edge_groups", "edge_uneven", "dilated_stride_2")
@@ -114,3 +116,15 @@ def test_choose__splits_the_sums_of_a_small_batch(function):
     assert few.workspace_bytes == 4 * few["splits"] * 196 * 512
     assert many["splits"] == 1
     assert many.workspace_bytes == 0
+
+
+@pytest.mark.parametrize(("version", "flat"), [("3.6.0", False), ("3.9.0", True)])
+def test_conv2d__of_few_channels_is_ieee_on_every_compiler(monkeypatch, version, flat):
+    monkeypatch.setattr(gpu.triton, "__version__", version)
+    x, w, out = (np.ones(s, np.float32) for s in ((1, 8, 8, 3), (16, 3, 3, 3), (1, 6, 6, 16)))
+    with gpu.recorded(148, 100) as launches:  # as for a GPU, but on arrays of the host
+        conv.conv2d.unchecked(x, w, None, out, op=Conv2d())
+    assert launches[0].constants["FLAT"] is flat
+    monkeypatch.setattr(gpu, "architecture", lambda: 100)
+    call = call_of("conv2d", x=x, w=w, b=None, op=Conv2d())
+    machine("triton").verify(call)  # the way that is taken then is right, too
