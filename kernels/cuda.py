@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import on_host
 from .errors import BackendError
+from .spec.contract import address
 
 LEAST_CAPABILITY = (8, 0)  # of the GPU: the first with bfloat16 and asynchronous copies
 EXTRA = "pip install 'cnnengine[cuda12]' (or [cuda13], for a driver that runs CUDA 13)"
@@ -93,6 +95,11 @@ def multiprocessors(index: int) -> int:
     return cupy().cuda.runtime.getDeviceProperties(index)["multiProcessorCount"]
 
 
+def floats(count: int) -> Any:
+    """`count` float32 on the current device, content arbitrary."""
+    return cupy().empty(count, "float32")
+
+
 def failures() -> tuple[type[Exception], ...]:
     """The errors by which CUDA says that the device or the work on it has failed."""
     cuda = cupy().cuda
@@ -159,18 +166,18 @@ class Gpu:
         if source.nbytes == 0:
             return
         runtime = cupy().cuda.runtime
-        to_host, from_host = _on_host(out), _on_host(source)
+        to_host, from_host = on_host(out), on_host(source)
         kind = runtime.memcpyDeviceToDevice
         if to_host or from_host:
             kind = runtime.memcpyDeviceToHost if to_host else runtime.memcpyHostToDevice
         queue = (stream or self.compute).ptr
-        runtime.memcpyAsync(_address(out), _address(source), source.nbytes, kind, queue)
+        runtime.memcpyAsync(address(out), address(source), source.nbytes, kind, queue)
 
     def fill(self, array: Any, byte: int) -> None:
         """Set every byte of a contiguous array, on the compute stream."""
         if array.nbytes:
             runtime = cupy().cuda.runtime
-            runtime.memsetAsync(_address(array), byte, array.nbytes, self.compute.ptr)
+            runtime.memsetAsync(address(array), byte, array.nbytes, self.compute.ptr)
 
     def capture(self, run: Callable[[], None]) -> Any:
         """A graph of all that `run` launches on the compute stream; nothing of it runs now.
@@ -186,11 +193,3 @@ class Gpu:
                 self.compute.end_capture()
             raise
         return self.compute.end_capture()
-
-
-def _on_host(array: Any) -> bool:
-    return not hasattr(type(array), "__cuda_array_interface__")
-
-
-def _address(array: Any) -> int:
-    return array.ctypes.data if _on_host(array) else array.data.ptr

@@ -10,10 +10,11 @@ import contextlib
 import functools
 import importlib
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .. import cuda, spec
+from ..arrays import refuse_float64
 from . import launch, simulator
 
 __all__ = ["choose", "interpret", "interpreted", "missing", "session", "supports"]
@@ -48,14 +49,7 @@ def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
     """Why this call cannot run here, from shapes, types and parameters alone; None if it can."""
     if not hasattr(_file(function), function):
         return f"has no {function}"
-    for parameter, kind in spec.directions(function).items():
-        value = arguments.get(parameter)
-        if kind == "static" or value is None:
-            continue
-        for array in value if isinstance(value, Sequence) else (value,):
-            if hasattr(array, "dtype") and spec.dtype_name(array) == "float64":
-                return f"computes in float32, float16 and bfloat16, {parameter} is float64"
-    return None
+    return refuse_float64(function, arguments)
 
 
 def _file(function: str) -> Any:

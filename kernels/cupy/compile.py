@@ -14,7 +14,7 @@ import re
 from typing import Any
 
 from ..errors import BackendError
-from . import simulator
+from . import device, simulator
 from .launch import Kernel
 
 ARCHITECTURES = (80, 86, 89, 90)
@@ -35,12 +35,7 @@ def missing() -> str | None:
     """Why nothing can be compiled here and what mends it; None if it can."""
     if importlib.util.find_spec("cupy") is None:
         return "CuPy is not installed; pip install 'cnnengine[cuda12]'"
-    try:
-        _nvrtc().getVersion()
-    except (ImportError, RuntimeError) as error:
-        told = str(error).partition("\n")[0]
-        return f"NVRTC cannot be loaded ({told}); pip install 'cnnengine[cuda12]'"
-    return None
+    return device.compiler_missing()
 
 
 def compiled(kernel: Kernel, architecture: int) -> tuple[bytes, str]:

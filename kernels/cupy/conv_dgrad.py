@@ -40,12 +40,6 @@ def _window(taps: tuple[int, int], op: spec.Conv2d) -> Window:
     return Window(taps, (1, 1), (op.dilation[0] // common[0], op.dilation[1] // common[1]))
 
 
-def padded_shape(shape: Shape, op: spec.Conv2d) -> Shape:
-    """The shape of an image batch [N, H, W, C] with its padding around it."""
-    top, bottom, left, right = op.padding
-    return shape[0], shape[1] + top + bottom, shape[2] + left + right, shape[3]
-
-
 def is_folded(op: spec.Conv2d) -> bool:
     """Whether dx is gathered from the gradient of its padded form."""
     return op.padding_mode == "edge" and any(op.padding)
@@ -58,7 +52,7 @@ def _phase_extents(shape: Shape, op: spec.Conv2d) -> tuple[int, int]:
 
 def dgrad_tile(out: Shape, w: Shape, op: spec.Conv2d, itemsize: int) -> Tile:
     """The tile for dx of shape [N, H, W, C] and filters [K, R, S, C/groups]."""
-    shape = padded_shape(out, op) if is_folded(op) else out
+    shape = op.padded_shape(out) if is_folded(op) else out
     window = _window(_phase_taps(w, op), op)
     return choose_tile(_phase_extents(shape, op), w[0] // op.groups, w[3], window, itemsize)
 
@@ -79,7 +73,7 @@ def scratch_floats(shape: Shape, op: spec.Conv2d, tile: Tile, db: bool) -> tuple
 
 def fold_floats(shape: Shape, op: spec.Conv2d, db: bool) -> tuple[int, int]:
     """float32 that `fold` needs for dx of this shape: (the padded gradient, the shares of db)."""
-    n, h, w, c = padded_shape(shape, op)
+    n, h, w, c = op.padded_shape(shape)
     blocks = cdiv(shape[0] * shape[1] * shape[2], FOLD_PIXELS)
     return n * h * w * c, blocks * c if db else 0
 
@@ -93,7 +87,7 @@ def dgrad(
     if not padded:
         _product(dy, w, out, mask, sums, op, (op.padding[0], op.padding[2]), tile)
     else:
-        whole = workspace[:padded].reshape(padded_shape(out.shape, op))
+        whole = workspace[:padded].reshape(op.padded_shape(out.shape))
         _product(dy, w, whole, None, None, op, (0, 0), tile)
         fold(whole, out, mask, sums, op)
     if db is not None:

@@ -19,7 +19,7 @@ from typing import Any
 from ..spec import Config, Conv2d
 from ..spec.contract import ITEMSIZE, dtype_name
 from ..spec.grid import Grid, grid, positions
-from .conv_dgrad import Shape, fold, fold_floats, is_folded, padded_shape
+from .conv_dgrad import Shape, fold, fold_floats, is_folded
 from .conv_mma_tile import CHUNK_BYTES, MmaTile, padded, splits, tile
 from .launch import LARGE, Kernel, address, cdiv, launch, multiprocessors, type_name
 from .reduce import add_in_order
@@ -61,7 +61,7 @@ def choose(function: str, arguments: Mapping[str, Any]) -> Config:
     itemsize, processors, size = ITEMSIZE[dtype_name(arguments["w"])], multiprocessors(), 0
     if function == "conv2d_dgrad":
         phases = op.stride[0] * op.stride[1]
-        whole = padded_shape(out, op) if is_folded(op) else out
+        whole = op.padded_shape(out) if is_folded(op) else out
         rows = whole[0] * cdiv(whole[1], op.stride[0]) * cdiv(whole[2], op.stride[1])
         chosen = tile(rows, c, itemsize, op.groups * phases, processors)
         size = 4 * sum(scratch_floats(out, op, chosen, arguments.get("db") is not None))
@@ -152,7 +152,7 @@ def dgrad(
     if not whole:
         _dgrad(dy, w, out, mask, sums, op, (op.padding[0], op.padding[2]), tile)
     else:
-        padded = workspace[:whole].reshape(padded_shape(out.shape, op))
+        padded = workspace[:whole].reshape(op.padded_shape(out.shape))
         _dgrad(dy, w, padded, None, None, op, (0, 0), tile)
         fold(padded, out, mask, sums, op)
     if sums is not None:

@@ -37,11 +37,6 @@ def compiler_missing() -> str | None:
     return None
 
 
-def empty(count: int) -> Any:
-    """`count` float32 on the current device, content arbitrary."""
-    return cuda.cupy().empty(count, "float32")
-
-
 def _require_stream_of(device: int, name: str) -> None:
     stream = cuda.cupy().cuda.get_current_stream()
     if stream.device_id not in (-1, device):  # -1: the default streams, of every device

@@ -18,7 +18,12 @@ from typing import Any
 
 import numpy
 
+from .. import cuda
+from ..arrays import cdiv as cdiv
+from ..arrays import pixel_pitch as pixel_pitch
+from ..arrays import require_usable
 from ..errors import BackendError, ShapeError, UnsupportedError
+from ..spec.contract import address as address
 from ..spec.contract import dtype_name
 from . import simulator
 
@@ -128,11 +133,6 @@ def architecture() -> int:
     return 10 * told["major"] + told["minor"]
 
 
-def address(array: Any) -> int:
-    """Where a NumPy or CuPy array begins, in bytes."""
-    return array.ctypes.data if hasattr(array, "ctypes") else array.data.ptr
-
-
 def type_name(array: Any) -> str:
     """The element type of an array as the kernels call it."""
     return TYPES[dtype_name(array)]
@@ -143,28 +143,12 @@ def usable(function: str, **arrays: Any) -> None:
 
     Raises: UnsupportedError, ShapeError.
     """
-    for name, array in arrays.items():
-        if array is None:
-            continue
-        if dtype_name(array) == "float64":
-            raise UnsupportedError(
-                f"{function}: backend cupy computes in float32, float16 and bfloat16, "
-                f"{name} is float64; use backend numpy"
-            )
-        on_host = not hasattr(type(array), "__cuda_array_interface__")
-        if _Process.recording is None and on_host != simulated():
-            here, there = ("host", "GPU") if simulated() else ("GPU", "host")
-            raise UnsupportedError(
-                f"{function}: backend cupy runs on arrays in {here} memory here, {name} is in "
-                f"{there} memory; copy it, or use backend {'cupy' if there == 'GPU' else 'numpy'}"
-            )
-        if not on_host and _Process.recording is None:
-            _on_current_device(function, name, array)
-        if array.size and address(array) % array.dtype.itemsize:
-            raise ShapeError(
-                f"{function}: {name} must start at a multiple of its element size "
-                f"({array.dtype.itemsize} bytes), not at address {address(array)}"
-            )
+    elsewhere = _Process.recording is not None
+    require_usable(function, "cupy", host=None if elsewhere else simulated(), arrays=arrays)
+    if not elsewhere and not simulated():
+        for name, array in arrays.items():
+            if array is not None:
+                _on_current_device(function, name, array)
 
 
 def _on_current_device(function: str, name: str, array: Any) -> None:
@@ -241,20 +225,6 @@ def launch(
         device.run(kernel.file, kernel.name, blocks, threads, given, shared_bytes)
 
 
-def cdiv(a: int, b: int) -> int:
-    """a / b, rounded up."""
-    return -(-a // b)
-
-
-def pixel_pitch(array: Any) -> int:
-    """Elements from one pixel of an NHWC array to the next; more than C for a slice of channels."""
-    n, h, w, c = array.shape
-    for extent, stride, pixels in zip((w, h, n), array.strides[2::-1], (1, w, w * h), strict=True):
-        if extent > 1:
-            return stride // (array.dtype.itemsize * pixels)
-    return c
-
-
 def vector_width(*arrays: Any, rows: tuple[int, ...] = ()) -> int:
     """Elements that a thread can move at once in all arrays (None is left out): 16 bytes, or less.
 
@@ -277,6 +247,4 @@ def scratch(workspace: Any, count: int) -> Any:
         return workspace[: 4 * count].view("float32")
     if simulated() or _Process.recording is not None:
         return numpy.empty(count, "float32")
-    from . import device
-
-    return device.empty(count)
+    return cuda.floats(count)

@@ -29,16 +29,6 @@ def address(array: Any) -> int | None:
     return None if array is None else array.ctypes.data
 
 
-def pixel_pitch(array: Any) -> int:
-    """Elements from one pixel of an NHWC array to the next; its channels where it has one pixel."""
-    pixels = 1
-    for axis in (2, 1, 0):
-        if array.shape[axis] != 1:
-            return array.strides[axis] // array.itemsize // pixels
-        pixels *= array.shape[axis]
-    return array.shape[3]
-
-
 @dataclass(frozen=True)
 class Plan:
     """The C problems of one call, run one after another, and the memory that they share.

@@ -123,8 +123,7 @@ class _Call:
 
     @property
     def padded(self) -> Shape:
-        top, bottom, left, right = self.op.padding
-        return self.x[0], self.x[1] + top + bottom, self.x[2] + left + right, self.x[3]
+        return self.op.padded_shape(self.x)
 
     def phases(self) -> list[Phase]:
         _, p, q, _ = self.op.output_shape(self.x, self.w)

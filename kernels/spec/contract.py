@@ -218,13 +218,18 @@ def disjoint(function: str, out: Array | None, **arrays: Array | None) -> None:
         raise ShapeError(f"{function}: out overlaps {name} in memory")
 
 
+def address(array: Array) -> int:
+    """Where a NumPy or CuPy array begins, in bytes."""
+    # NumPy's `.data` raises for bfloat16; CuPy's is the pointer
+    return array.ctypes.data if hasattr(array, "ctypes") else array.data.ptr
+
+
 def _span(array: Array | None) -> tuple[int, int, int, int] | None:
     """(first byte, end, bytes from pixel to pixel, bytes of a pixel), or None without memory."""
     strides = getattr(array, "strides", None)
     if array is None or strides is None or 0 in array.shape:
         return None
-    # NumPy's `.data` raises for bfloat16; CuPy's is the pointer
-    start = array.ctypes.data if hasattr(array, "ctypes") else array.data.ptr
+    start = address(array)
     end = start + sum((n - 1) * s for n, s in zip(array.shape, strides, strict=True))
     pixel = (array.shape[-1] if array.shape else 1) * array.dtype.itemsize
     return start, end + array.dtype.itemsize, strides[-2] if len(strides) > 1 else 0, pixel

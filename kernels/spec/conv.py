@@ -116,6 +116,11 @@ class Conv2d:
             out.append((size + pads - reach) // self.stride[i] + 1)
         return n, out[0], out[1], k
 
+    def padded_shape(self, x: Shape) -> Shape:
+        """The shape of images [N, H, W, C] with their padding around them."""
+        top, bottom, left, right = self.padding
+        return x[0], x[1] + top + bottom, x[2] + left + right, x[3]
+
     def flops(self, x: Shape, w: Shape) -> int:
         """Floating-point operations of one pass (2 per multiply-add, padding counted)."""
         n, p, q, k = self.output_shape(x, w)

@@ -12,10 +12,11 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .. import cuda, spec
+from ..arrays import refuse_float64
 
 __all__ = ["BORDERS", "choose", "interpret", "interpreted", "missing", "session", "supports"]
 
@@ -53,13 +54,8 @@ def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
     name = f"{__name__}.{spec.CONTRACTS[function].module}"  # type: ignore[attr-defined]
     if importlib.util.find_spec(name) is None:
         return f"has no {function}"
-    for parameter, kind in spec.directions(function).items():
-        value = arguments.get(parameter)
-        if kind == "static" or value is None:
-            continue
-        for array in value if isinstance(value, Sequence) else (value,):
-            if hasattr(array, "dtype") and spec.dtype_name(array) == "float64":
-                return f"computes in float32, float16 and bfloat16, {parameter} is float64"
+    if (reason := refuse_float64(function, arguments)) is not None:
+        return reason
     file = importlib.import_module(name)
     return file.supports(function, arguments) if hasattr(file, "supports") else None
 

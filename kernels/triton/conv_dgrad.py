@@ -33,7 +33,7 @@ import triton.language as tl
 from .. import spec
 from ..spec.grid import grid
 from . import conv_depthwise
-from .conv_fold import Shape, fold, fold_block, padded_shape
+from .conv_fold import Shape, fold, fold_block
 from .conv_forward import constants, tile_of_program
 from .conv_gather import MOST_BITS, load_pixels, taps_inside, within
 from .conv_split import finish, finish_block
@@ -196,7 +196,7 @@ def scratch_floats(
     pixels, c = shape[0] * shape[1] * shape[2], shape[3]
     padded = 0
     if op.padding_mode == "edge" and any(op.padding):
-        padded = prod(padded_shape(shape, op))
+        padded = prod(op.padded_shape(shape))
         tiles = cdiv(pixels, fold_block(shape)[0])
     elif splits > 1:
         tiles = cdiv(pixels, finish_block(c)[0])
@@ -215,7 +215,7 @@ def dgrad(
     padded, shares, count = scratch_floats(out.shape, seen, tile, db is not None, splits)
     sums = workspace[padded : padded + shares] if shares else None
     parts = workspace[padded + shares : padded + shares + count] if count else None
-    into = workspace[:padded].reshape(padded_shape(out.shape, op)) if padded else out
+    into = workspace[:padded].reshape(op.padded_shape(out.shape)) if padded else out
     corner = (0, 0) if padded else (op.padding[0], op.padding[2])
     fused = (mask, sums) if not padded and parts is None else (None, None)
     if depthwise:

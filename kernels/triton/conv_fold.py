@@ -61,12 +61,6 @@ def _fold_kernel(
     tl.store(out + (m * out_pitch + c), narrow(total, out.dtype.element_ty), mask=ok)
 
 
-def padded_shape(shape: Shape, op: spec.Conv2d) -> Shape:
-    """The shape of an image batch [N, H, W, C] with its padding around it."""
-    top, bottom, left, right = op.padding
-    return shape[0], shape[1] + top + bottom, shape[2] + left + right, shape[3]
-
-
 def fold_block(shape: Shape) -> tuple[int, int]:
     """(pixels, channels) of a tile of `_fold_kernel` for images of this shape [N, H, W, C]."""
     wide = power_of_two(shape[3], 16, 128)

@@ -80,8 +80,3 @@ def activate() -> None:
     except (OSError, RuntimeError, ImportError, AssertionError) as error:
         raise BackendError(f"backend triton: cannot open the CUDA driver: {error}") from error
     triton.runtime.driver.set_active(made)
-
-
-def empty(count: int) -> Any:
-    """`count` float32 on the current device, content arbitrary."""
-    return cuda.cupy().empty(count, "float32")

@@ -21,8 +21,13 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ..errors import ShapeError, UnsupportedError
-from ..spec.contract import ITEMSIZE, dtype_name
+from .. import cuda
+from ..arrays import cdiv as cdiv
+from ..arrays import pixel_pitch as pixel_pitch
+from ..arrays import require_usable
+from ..errors import ShapeError
+from ..spec.contract import ITEMSIZE
+from ..spec.contract import address as address
 from . import interpreted
 from .gpu import Launch, Recorder
 from .gpu import fetches_blocks as fetches_blocks
@@ -97,11 +102,6 @@ _pointer = functools.lru_cache(maxsize=4096)(Pointer)
 _type_name = functools.cache(ElementType)
 
 
-def address(array: Any) -> int:
-    """Where a NumPy or CuPy array begins, in bytes."""
-    return array.ctypes.data if hasattr(array, "ctypes") else array.data.ptr
-
-
 def pointer(array: Any) -> Pointer:
     """The memory of a NumPy or CuPy array for a kernel."""
     return _pointer(address(array), _type_name(array.dtype))
@@ -129,26 +129,7 @@ def usable(function: str, **arrays: Any) -> None:
 
     Raises: UnsupportedError, ShapeError.
     """
-    for name, array in arrays.items():
-        if array is None:
-            continue
-        if dtype_name(array) == "float64":
-            raise UnsupportedError(
-                f"{function}: backend triton computes in float32, float16 and bfloat16, "
-                f"{name} is float64; use backend numpy"
-            )
-        on_host = not hasattr(type(array), "__cuda_array_interface__")
-        if on_host != interpreted():
-            here, there = ("host", "GPU") if interpreted() else ("GPU", "host")
-            raise UnsupportedError(
-                f"{function}: backend triton runs on arrays in {here} memory here, {name} is in "
-                f"{there} memory; copy it, or use backend {'triton' if there == 'GPU' else 'numpy'}"
-            )
-        if array.size and address(array) % array.dtype.itemsize:
-            raise ShapeError(
-                f"{function}: {name} must start at a multiple of its element size "
-                f"({array.dtype.itemsize} bytes), not at address {address(array)}"
-            )
+    require_usable(function, "triton", host=interpreted(), arrays=arrays)
 
 
 @functools.cache
@@ -181,20 +162,6 @@ def launch(
     options = {"num_warps": warps, "num_stages": stages, **OPTIONS}
     with numpy.errstate(all="ignore"):  # the interpreter's: as on a GPU, inf - inf is just NaN
         kernel[(programs,)](*given, **options, **constants)
-
-
-def cdiv(a: int, b: int) -> int:
-    """a / b, rounded up."""
-    return -(-a // b)
-
-
-def pixel_pitch(array: Any) -> int:
-    """Elements from one pixel of an NHWC array to the next; more than C for a slice of channels."""
-    n, h, w, c = array.shape
-    for extent, stride, pixels in zip((w, h, n), array.strides[2::-1], (1, w, w * h), strict=True):
-        if extent > 1:
-            return stride // (array.dtype.itemsize * pixels)
-    return c
 
 
 def large(*arrays: Any) -> bool:
@@ -296,8 +263,4 @@ def scratch(workspace: Any, count: int) -> Any:
         return None
     if workspace is not None:
         return workspace[: 4 * count].view("float32")
-    if interpreted():
-        return numpy.empty(count, "float32")
-    from . import driver
-
-    return driver.empty(count)
+    return numpy.empty(count, "float32") if interpreted() else cuda.floats(count)
