@@ -25,6 +25,21 @@ SHAPE, CLASSES = (28, 28, 1), 10  # of a network that tells none
 MOST_WIDTH = 64  # vgg-small then has 2.4 thousand million weights
 
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Torchvision:
+    """The same network in torchvision: our layer → its module, and how its images are normalised.
+
+    mean and std are per channel in units of 0 … 1, those of torchvision's trained weights.
+    """
+
+    layers: Mapping[str, str]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+
 @dataclass(frozen=True)
 class Model:
     """A registered network and the image size (H, W, C) and class count that it was made for."""
@@ -34,19 +49,21 @@ class Model:
     input_shape: tuple[int, int, int]
     classes: int
     summary: str
+    torchvision: Torchvision | None = None
 
 
 MODELS: dict[str, Model] = {}
 
 
 def register_model(
-    name: str, *, input_shape: tuple[int, int, int], classes: int = 10
-) -> Callable[[Network], Network]:
+    name: str, *, input_shape: tuple[int, int, int], classes: int = 10,
+    torchvision: Torchvision | None = None,
+) -> Callable[[Network], Network]:  # fmt: skip
     """Register a network function under `name`; its docstring's first line is the summary."""
 
     def register(function: Network) -> Network:
         summary = (inspect.getdoc(function) or "").partition("\n")[0]
-        MODELS[name] = Model(name, function, input_shape, classes, summary)
+        MODELS[name] = Model(name, function, input_shape, classes, summary, torchvision)
         return function
 
     return register

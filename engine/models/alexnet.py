@@ -11,10 +11,16 @@ from __future__ import annotations
 
 from ..build import GraphBuilder
 from ..ir import Value
-from . import register_model, scaled
+from . import Torchvision, register_model, scaled
+
+TORCHVISION = Torchvision({
+    "conv1": "features.0", "conv2": "features.3", "conv3": "features.6", "conv4": "features.8",
+    "conv5": "features.10", "dense6": "classifier.1", "dense7": "classifier.4",
+    "dense8": "classifier.6",
+})  # fmt: skip
 
 
-@register_model("alexnet", input_shape=(224, 224, 3), classes=1000)
+@register_model("alexnet", input_shape=(224, 224, 3), classes=1000, torchvision=TORCHVISION)
 def alexnet(
     b: GraphBuilder, x: Value, classes: int, *, width: float = 1.0, dropout: float = 0.5
 ) -> Value:

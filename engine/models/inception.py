@@ -12,12 +12,51 @@ from collections.abc import Sequence
 from ..build import GraphBuilder
 from ..geometry import Padding, Size
 from ..ir import Value
-from . import register_model, scaled
+from . import Torchvision, register_model, scaled
 
 AUXILIARY_WEIGHT = 0.4
 
+# scope → torchvision's module, and convolution in it → torchvision's (with a batch norm each)
+STEM = {"conv1": "Conv2d_1a_3x3", "conv2": "Conv2d_2a_3x3", "conv3": "Conv2d_2b_3x3",
+        "conv4": "Conv2d_3b_1x1", "conv5": "Conv2d_4a_3x3"}  # fmt: skip
+SIDES = {"conv1x1": "branch1x1", "pool_conv": "branch_pool"}
+DOUBLE = {f"double_{i}": f"branch3x3dbl_{i}" for i in (1, 2, 3)}
+SQUARE = {**SIDES, **{f"conv5x5_{i}": f"branch5x5_{i}" for i in (1, 2)},
+          **{f"conv3x3_{i}": f"branch3x3dbl_{i}" for i in (1, 2, 3)}}  # fmt: skip
+SEVENS = {**SIDES, **{f"conv7x7_{i}": f"branch7x7_{i}" for i in (1, 2, 3)},
+          **{f"double_{i}": f"branch7x7dbl_{i}" for i in (1, 2, 3, 4, 5)}}  # fmt: skip
+TO_EIGHT = {**{f"conv3x3_{i}": f"branch3x3_{i}" for i in (1, 2)},
+            **{f"conv7x7_{i}": f"branch7x7x3_{i}" for i in (1, 2, 3, 4)}}  # fmt: skip
+WIDE = {**SIDES, **DOUBLE, "conv3x3": "branch3x3_1", "conv3x3_1x3": "branch3x3_2a",
+        "conv3x3_3x1": "branch3x3_2b", "double_1x3": "branch3x3dbl_3a",
+        "double_3x1": "branch3x3dbl_3b"}  # fmt: skip
+MODULES = {
+    "mixed1": ("Mixed_5b", SQUARE), "mixed2": ("Mixed_5c", SQUARE), "mixed3": ("Mixed_5d", SQUARE),
+    "mixed4": ("Mixed_6a", {"conv3x3": "branch3x3", **DOUBLE}),
+    "mixed5": ("Mixed_6b", SEVENS), "mixed6": ("Mixed_6c", SEVENS), "mixed7": ("Mixed_6d", SEVENS),
+    "mixed8": ("Mixed_6e", SEVENS), "mixed9": ("Mixed_7a", TO_EIGHT),
+    "mixed10": ("Mixed_7b", WIDE), "mixed11": ("Mixed_7c", WIDE),
+    "auxiliary": ("AuxLogits", {"conv1": "conv0", "conv2": "conv1"}),
+}  # fmt: skip
+CONVOLUTIONS = {
+    **STEM,
+    **{
+        f"{scope}/{ours}": f"{module}.{theirs}"
+        for scope, (module, names) in MODULES.items()
+        for ours, theirs in names.items()
+    },
+}
+TORCHVISION = Torchvision(
+    {
+        "dense": "fc", "auxiliary/dense": "AuxLogits.fc",
+        **{ours: f"{theirs}.conv" for ours, theirs in CONVOLUTIONS.items()},
+        **{f"{ours}_norm": f"{theirs}.bn" for ours, theirs in CONVOLUTIONS.items()},
+    },
+    mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
+)  # fmt: skip
 
-@register_model("inception-v3", input_shape=(299, 299, 3), classes=1000)
+
+@register_model("inception-v3", input_shape=(299, 299, 3), classes=1000, torchvision=TORCHVISION)
 def inception_v3(
     b: GraphBuilder, x: Value, classes: int, *, width: float = 1.0, dropout: float = 0.5
 ) -> Value:

@@ -12,13 +12,27 @@ from collections.abc import Callable
 from ..build import GraphBuilder
 from ..geometry import Padding
 from ..ir import Value
-from . import register_model, scaled
+from . import Torchvision, register_model, scaled
 
 FILTERS = (64, 128, 256, 512)  # of the four stages
 Branch = Callable[[GraphBuilder, Value, int, int], Value]
 
+IN_BLOCK = {
+    **{f"conv{i}": f"conv{i}" for i in (1, 2, 3)}, **{f"norm{i}": f"bn{i}" for i in (1, 2, 3)},
+    "conv_shortcut": "downsample.0", "norm_shortcut": "downsample.1",
+}  # fmt: skip
+TORCHVISION = Torchvision({
+    "conv1": "conv1", "norm1": "bn1", "dense": "fc",
+    **{
+        f"block{stage}_{block}/{ours}": f"layer{stage - 1}.{block - 1}.{theirs}"
+        for stage in (2, 3, 4, 5)
+        for block in range(1, 7)
+        for ours, theirs in IN_BLOCK.items()
+    },
+})  # fmt: skip
 
-@register_model("resnet18", input_shape=(224, 224, 3), classes=1000)
+
+@register_model("resnet18", input_shape=(224, 224, 3), classes=1000, torchvision=TORCHVISION)
 def resnet18(b: GraphBuilder, x: Value, classes: int, *, width: float = 1.0) -> Value:
     """Residual network of 18 layers: four stages of two blocks of two 3x3 convolutions.
 
@@ -27,7 +41,7 @@ def resnet18(b: GraphBuilder, x: Value, classes: int, *, width: float = 1.0) -> 
     return _resnet(b, x, classes, (2, 2, 2, 2), _basic, width)
 
 
-@register_model("resnet50", input_shape=(224, 224, 3), classes=1000)
+@register_model("resnet50", input_shape=(224, 224, 3), classes=1000, torchvision=TORCHVISION)
 def resnet50(b: GraphBuilder, x: Value, classes: int, *, width: float = 1.0) -> Value:
     """Residual network of 50 layers: 3, 4, 6 and 3 blocks of 1x1, 3x3, 1x1 convolutions.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..build import GraphBuilder
 from ..ir import Value
-from . import register_model, scaled
+from . import Torchvision, register_model, scaled
 
 FIRES = {  # (squeeze, expand) of the fire modules between two pools
     "pool1": ((16, 64), (16, 64)),
@@ -15,8 +15,18 @@ FIRES = {  # (squeeze, expand) of the fire modules between two pools
     "pool5": ((48, 192), (48, 192), (64, 256), (64, 256)),
 }
 
+MODULES = {2: 3, 3: 4, 4: 6, 5: 7, 6: 9, 7: 10, 8: 11, 9: 12}  # fire → torchvision's features.N
+TORCHVISION = Torchvision({
+    "conv1": "features.0", "conv10": "classifier.1",
+    **{
+        f"fire{number}/{layer}": f"features.{module}.{layer}"
+        for number, module in MODULES.items()
+        for layer in ("squeeze", "expand1x1", "expand3x3")
+    },
+})  # fmt: skip
 
-@register_model("squeezenet", input_shape=(224, 224, 3), classes=1000)
+
+@register_model("squeezenet", input_shape=(224, 224, 3), classes=1000, torchvision=TORCHVISION)
 def squeezenet(
     b: GraphBuilder, x: Value, classes: int, *, width: float = 1.0, dropout: float = 0.5
 ) -> Value:
