@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import keyword
 import os
 import sys
 import warnings
@@ -20,6 +21,8 @@ COMMANDS = {
     "train": "Train a network on a data set.",
     "eval": "Measure a trained network on a data set's test images.",
     "predict": "Name what is in pictures.",
+    "import": "Make a model file from the weights of other programs.",
+    "export": "Write a trained network for other programs.",
     "show": "Show a network's layers, its graph after each pass, or its plan.",
     "data": "List, describe and fetch data sets.",
     "verify": "Check every kernel against float64 on this machine.",
@@ -43,7 +46,8 @@ class LazyGroup(click.Group):
         """Load one command."""
         if cmd_name not in COMMANDS:
             return None
-        return importlib.import_module(f".{cmd_name}", __package__).command
+        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        return importlib.import_module(f".{module}", __package__).command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

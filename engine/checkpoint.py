@@ -185,8 +185,7 @@ class RunFolder:
         self, description: Description, arrays: Mapping[str, np.ndarray], source: Source
     ) -> None:
         """Write model.safetensors."""
-        meta = {"format": FORMAT, "data": asdict(source), **description.to_json()}
-        files.save_tensors(self.model, arrays, meta)
+        save_model(self.model, description, arrays, source)
 
     def save_checkpoint(
         self, path: Path, tensors: Mapping[str, np.ndarray], progress: Progress,
@@ -232,6 +231,28 @@ def _lock(handle: int) -> bool:
     return True
 
 
+def save_model(
+    path: Path, description: Description, arrays: Mapping[str, np.ndarray], source: Source
+) -> None:
+    """Write a model file: parameters and states of inference, and all that `load_model` tells."""
+    files.save_tensors(path, arrays, {"format": FORMAT, **told_of_model(description, source)})
+
+
+def told_of_model(description: Description, source: Source) -> dict[str, Any]:
+    """The metadata of a model as plain JSON types; `parse_model` reads it."""
+    return {"data": asdict(source), **description.to_json()}
+
+
+def parse_model(meta: Mapping[str, Any], file: Path) -> tuple[Description, Source]:
+    """Back from `told_of_model`. Raises: InputError when a field is missing or unknown."""
+    told = dict(meta)
+    try:
+        source = Source(**told.pop("data"))
+    except (KeyError, TypeError):
+        raise InputError(f"{file} does not tell which data it was trained on") from None
+    return Description.from_json(told), source
+
+
 def load_model(path: Path) -> tuple[Description, dict[str, np.ndarray], Source]:
     """(description, arrays, what it was trained on) of a run folder or a model.safetensors.
 
@@ -244,11 +265,7 @@ def load_model(path: Path) -> tuple[Description, dict[str, np.ndarray], Source]:
     if meta.get("format") != FORMAT or "arch" not in meta:
         raise InputError(f"{file} is not a cnnengine model of format {FORMAT}")
     meta.pop("format")
-    try:
-        source = Source(**meta.pop("data"))
-    except (KeyError, TypeError):
-        raise InputError(f"{file} does not tell which data it was trained on") from None
-    description = Description.from_json(meta)
+    description, source = parse_model(meta, file)
     if description.code and (found := userfile.reference(description.arch)) is not None:
         copy = userfile.Reference(RunFolder(file.parent).code, found.function)
         if copy.file.exists():

@@ -46,6 +46,16 @@ def write_bytes(path: Path, content: bytes) -> None:
         ) from None
 
 
+def check_free(path: Path, overwrite: bool) -> None:
+    """Touch nothing. Raises: InputError when no file may be written at `path`."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists; give --overwrite to replace it, or another --out")
+
+
 def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
     """Write arrays and one JSON object of metadata as safetensors, atomically. Raises: InputError.
 

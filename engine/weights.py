@@ -30,7 +30,7 @@ LISTED = 500  # names of each kind in an error: more than the largest network ha
 
 @dataclass(frozen=True)
 class Weights:
-    """Float32 arrays by our names in our layouts.
+    """Arrays by our names in our layouts, float32 (float64 for a network in fp64).
 
     `kind` is the naming of the file, "own" or "torchvision"; `missing` are the tensors of the last
     layer where the file knows another number of classes; `notes` say in one line each what was left
@@ -60,10 +60,11 @@ def read_weights(path: Path, description: Description, *, other_classes: bool = 
             raise _not_fitting(file, description, fit)
         names = {o: n for o, n in fit.naming.names.items() if o not in fit.missing}
         _check_types(file, names.values())
-        arrays = {o: _float32(fit.naming.to_ours(o, file.read(n))) for o, n in names.items()}
+        dtype = "float64" if description.precision == "fp64" else "float32"
+        arrays = {o: _as(dtype, fit.naming.to_ours(o, file.read(n))) for o, n in names.items()}
         _check_whole(file)
     _check_values(file.path, arrays, names)
-    notes += _told(file, fit, names.values())
+    notes += _told(file, fit, names.values(), dtype)
     return Weights(arrays, fit.naming.kind, fit.missing, tuple(notes), file.meta)
 
 
@@ -190,9 +191,9 @@ def _check_whole(file: Tensors) -> None:
         )
 
 
-def _float32(array: np.ndarray) -> np.ndarray:
+def _as(dtype: str, array: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused below
-        return np.ascontiguousarray(array, np.float32)
+        return np.ascontiguousarray(array, dtype)
 
 
 def _check_values(path: Path, arrays: Mapping[str, np.ndarray], names: Mapping[str, str]) -> None:
@@ -211,7 +212,7 @@ def _check_values(path: Path, arrays: Mapping[str, np.ndarray], names: Mapping[s
         raise InputError(f"{path}: {'; '.join(wrong[:LISTED])}")
 
 
-def _told(file: Tensors, fit: _Fit, names: Iterable[str]) -> list[str]:
+def _told(file: Tensors, fit: _Fit, names: Iterable[str], dtype: str) -> list[str]:
     notes = []
     if fit.counters:
         notes.append(f"left out {len(fit.counters)} *{COUNTER}, counters that nothing reads")
@@ -219,7 +220,7 @@ def _told(file: Tensors, fit: _Fit, names: Iterable[str]) -> list[str]:
         notes.append(
             f"left out {len(fit.heads)} tensors of auxiliary heads, which only training uses"
         )
-    kinds = sorted({file.dtypes[name] for name in names} - {"float32"})
+    kinds = sorted({file.dtypes[name] for name in names} - {dtype})
     if kinds:
-        notes.append(f"{' and '.join(kinds)} became float32")
+        notes.append(f"{' and '.join(kinds)} became {dtype}")
     return notes

@@ -1,0 +1,138 @@
+"""Models in and out: weights of other programs become a model file, and a model file theirs.
+
+A file that cnnengine wrote, with our names or torchvision's, tells its network, classes and
+normalisation; of any other the caller does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import files, userfile
+from .checkpoint import FORMAT, Source, parse_model, save_model, told_of_model
+from .errors import InputError
+from .models import get_model
+from .naming import torch_naming
+from .network import Description
+from .tensorfiles import open_tensors
+from .weights import Weights, count_classes, read_weights
+
+TORCHVISION = "torchvision"  # the format of a model file with torchvision's names
+NAMES = ("own", TORCHVISION)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the caller says of a network whose weights are imported; None: as the file tells.
+
+    image_size is (height, width); classes their number or their names; mean and std are per channel
+    in units of 0 … 1, one number counts for all channels.
+    """
+
+    arch: str | None = None
+    options: Mapping[str, Any] | None = None
+    image_size: tuple[int, int] | None = None
+    classes: int | Sequence[str] | None = None
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+
+
+def import_weights(path: Path, wish: Wish) -> tuple[Description, Source, Weights]:
+    """The model that the weights in `path` make. Raises: InputError."""
+    written, source = _written(path)
+    if wish.arch and written is not None and written.arch != userfile.settled(wish.arch):
+        written = None
+    unfed = _describe(path, wish, written)
+    weights = read_weights(path, unfed)
+    table = get_model(unfed.arch).torchvision if weights.kind == TORCHVISION else None
+    mean, std = (
+        _per_channel(name, told or getattr(written or table, name, None), unfed, path)
+        for name, told in (("mean", wish.mean), ("std", wish.std))
+    )
+    description = replace(unfed, mean=mean, std=std)
+    if description != written:
+        source = Source(f"unknown data (weights from {path.name})")
+    return description, source, weights
+
+
+def export_weights(
+    path: Path, description: Description, arrays: Mapping[str, np.ndarray], source: Source,
+    names: str,
+) -> None:  # fmt: skip
+    """Write a model as safetensors with our names, or with torchvision's and torch's layouts.
+
+    Raises: InputError.
+    """
+    if names == "own":
+        save_model(path, description, arrays, source)
+        return
+    naming = torch_naming(
+        description.graph(1, training=False), get_model(description.arch).torchvision
+    )
+    theirs = {naming.names[ours]: naming.to_file(ours, array) for ours, array in arrays.items()}
+    meta = {"format": [TORCHVISION, FORMAT], **told_of_model(description, source)}
+    files.save_tensors(path, theirs, meta)
+
+
+def _written(path: Path) -> tuple[Description | None, Source]:
+    """What cnnengine wrote into a file of weights, where it did."""
+    with open_tensors(path) as file:
+        meta = dict(file.meta)
+    meta.pop(files.CHECKSUM, None)
+    told = meta.pop("format", None)
+    if "arch" not in meta:
+        return None, Source("unknown data")
+    if told not in (FORMAT, [TORCHVISION, FORMAT]):
+        raise InputError(f"{path} has format {told}, not {FORMAT}")
+    return parse_model(meta, path)
+
+
+def _describe(path: Path, wish: Wish, written: Description | None) -> Description:
+    """What the caller says of the network, else the file, else the network; not yet normalised."""
+    arch = userfile.settled(wish.arch) if wish.arch else written.arch if written else None
+    if arch is None:
+        raise InputError(f"{path} does not tell its network; give --arch")
+    model = get_model(arch)
+    shape = written.input_shape if written else model.input_shape
+    if wish.image_size is not None:
+        shape = (*wish.image_size, shape[2])
+    options = wish.options if wish.options is not None else written.options if written else {}
+    flat = (0.0,) * shape[2]
+    made = Description(
+        arch, shape, tuple(map(str, range(model.classes))), flat, flat,
+        written.precision if written else "fp32",
+        options=dict(options), code=userfile.digest(userfile.content(arch)),
+    )  # fmt: skip
+    found = count_classes(path, made)
+    return replace(made, classes=_classes(path, wish.classes, found, written, model.classes))
+
+
+def _per_channel(
+    name: str, told: Sequence[float] | None, description: Description, path: Path
+) -> tuple[float, ...]:
+    channels = description.input_shape[2]
+    if told is None:
+        raise InputError(f"{path} does not tell how images are normalised; give --mean and --std")
+    if len(told) not in (1, channels):
+        raise InputError(f"--{name} must be one number or {channels}, not {len(told)}")
+    return tuple(told) if len(told) == channels else tuple(told) * channels
+
+
+def _classes(
+    path: Path, told: int | Sequence[str] | None, found: int | None, written: Description | None,
+    usual: int,
+) -> tuple[str, ...]:  # fmt: skip
+    """The names of the classes; numbers where nobody has names."""
+    if told is None and written is not None and found in (None, len(written.classes)):
+        return written.classes
+    names = () if told is None or isinstance(told, int) else tuple(told)
+    count = len(names) or told or found or usual
+    assert isinstance(count, int)
+    if found is not None and found != count:
+        raise InputError(f"--classes tells {count} classes, the last layer in {path} has {found}")
+    return names or tuple(map(str, range(count)))
