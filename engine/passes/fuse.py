@@ -7,6 +7,7 @@ rest of the graph does not notice.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,25 +19,49 @@ PAIRED = spec.MaxPool2d(kernel=(2, 2), stride=(2, 2))
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Old node → its replacement, or None where it is dropped."""
+    """Old node → what takes its place, or None where it is dropped."""
 
     changes: dict[Node, Node | None]
 
 
 class View:
-    """A graph with its producers, users and outputs looked up once."""
+    """The nodes of a graph with their producers and users, kept up to date under rewrites."""
 
     def __init__(self, graph: Graph) -> None:
         """Index `graph`."""
-        self.producer = graph.producers()
-        self.users = graph.users()
+        self.nodes: list[Node | None] = list(graph.nodes)
         self.outputs = set(graph.outputs.values())
-        self.position = {node: i for i, node in enumerate(graph.nodes)}
+        self.producer: dict[Value, Node] = {}
+        self.users: dict[Value, list[Node]] = {}
+        self._position: dict[Node, int] = {}
+        for i, node in enumerate(graph.nodes):
+            self._enter(node, i)
 
     def only_user(self, value: Value) -> Node | None:
         """The one node that reads `value`, if it is the only one and the caller does not."""
         users = self.users.get(value, [])
         return users[0] if len(users) == 1 and value not in self.outputs else None
+
+    def apply(self, rewrite: Rewrite) -> None:
+        """Put new nodes where the old ones stood."""
+        places = {node: self._position.pop(node) for node in rewrite.changes}
+        for node, i in places.items():
+            self.nodes[i] = None
+            for value in dict.fromkeys(node.reads):
+                self.users[value].remove(node)
+            for value in node.writes:
+                del self.producer[value]
+        for node, made in rewrite.changes.items():
+            if made is not None:
+                self.nodes[places[node]] = made
+                self._enter(made, places[node])
+
+    def _enter(self, node: Node, position: int) -> None:
+        self._position[node] = position
+        self.producer |= dict.fromkeys(node.writes, node)
+        for value in dict.fromkeys(node.reads):
+            users = self.users.setdefault(value, [])
+            bisect.insort(users, node, key=self._position.__getitem__)
 
 
 Rule = Callable[[View, Node], Rewrite | None]
@@ -139,16 +164,18 @@ RULES: tuple[Rule, ...] = (
 
 def fuse(graph: Graph) -> Graph:
     """Apply every rule wherever it fits, in the order of the list, until nothing changes."""
-    for rule in RULES:
-        while (rewrite := _first_fit(rule, graph)) is not None:
-            changed = (rewrite.changes.get(node, node) for node in graph.nodes)
-            graph = graph.with_nodes([node for node in changed if node is not None])
-    return graph
-
-
-def _first_fit(rule: Rule, graph: Graph) -> Rewrite | None:
     view = View(graph)
-    for node in graph.nodes:
-        if (rewrite := rule(view, node)) is not None:
-            return rewrite
-    return None
+    for rule in RULES:
+        while _sweep(rule, view):
+            pass
+    return graph.with_nodes([node for node in view.nodes if node is not None])
+
+
+def _sweep(rule: Rule, view: View) -> bool:
+    """Apply `rule` along the nodes, once; whether it fitted anywhere."""
+    fitted = False
+    for i in range(len(view.nodes)):
+        while (node := view.nodes[i]) is not None and (rewrite := rule(view, node)) is not None:
+            view.apply(rewrite)
+            fitted = True
+    return fitted

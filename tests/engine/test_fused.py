@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from cnnengine.engine.build import GraphBuilder
 from cnnengine.engine.compile import compile_graph
 from cnnengine.engine.device import open_device
 from cnnengine.engine.network import Description, Network
+from cnnengine.engine.passes import fuse
 from cnnengine.engine.runner import Plan, Storage
 
 SHAPES = {"vgg-small": (28, 28, 1), "lenet": (28, 28, 1)}
@@ -38,3 +40,24 @@ def test_fuse__whole_networks_give_the_same_loss_and_gradients(arch, precision, 
     for name, expected in results[1].items():
         error = np.linalg.norm(results[0][name] - expected)
         assert error <= allowed * np.linalg.norm(expected), name
+
+
+def test_fuse__looks_at_a_node_a_bounded_number_of_times(monkeypatch):
+    looks = []
+
+    def counted(rule):
+        return lambda view, node: looks.append(node) or rule(view, node)
+
+    monkeypatch.setattr(fuse, "RULES", tuple(map(counted, fuse.RULES)))
+
+    def cost(layers):
+        b = GraphBuilder("chain")
+        y = b.input("x", (1, 4, 4, 4))
+        for _ in range(layers):
+            y = b.relu(b.conv2d(y, 4, 3, padding="same"))
+        looks.clear()
+        made = fuse.fuse(b.finish(y=y))
+        assert [node.op for node in made.nodes] == ["conv2d"] * layers
+        return len(looks)
+
+    assert cost(40) <= 2 * cost(20)
