@@ -1,21 +1,22 @@
 """Autodiff: appends the backward nodes to a forward graph, in reverse order, by the table `vjp`.
 
 Work is emitted only along paths from a trainable parameter to the loss: behind the last frozen
-layer nothing is computed. Where a value feeds several layers, its gradients are added in the order
+layer nothing is computed. `backward` is the same from any value to any other. Where a value feeds several layers, its gradients are added in the order
 in which the backward nodes run, so the sum is the same every time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from .. import vjp
 from ..ir import Graph, Node, Value
 
 
-def _needing(graph: Graph) -> set[Value]:
-    """Values that depend on a trainable parameter."""
-    needing = {p.value for p in graph.params if p.trainable}
+def depending(graph: Graph, sources: Iterable[Value]) -> set[Value]:
+    """The values `sources` and all that depend on one of them."""
+    needing = set(sources)
     for node in graph.nodes:
         if any(value in needing for value in node.reads):
             needing.update(node.writes)
@@ -27,9 +28,26 @@ def autodiff(graph: Graph) -> Graph:
 
     The gradient starts at the `dlogits` of every softmax_cross_entropy.
     """
-    needing = _needing(graph)
+    trainable = [p.value for p in graph.params if p.trainable]
+    nodes, gradients = backward(graph, trainable, {})
+    outputs = dict(graph.outputs)
+    for value in trainable:
+        if value in gradients:
+            outputs[f"grad/{value.name}"] = gradients[value]
+    return prune(replace(graph, nodes=(*graph.nodes, *nodes), outputs=outputs))
+
+
+def backward(
+    graph: Graph, sources: Iterable[Value], seeds: Mapping[Value, Value]
+) -> tuple[list[Node], dict[Value, Value]]:
+    """The backward nodes towards `sources`, and the gradient of every value that they pass.
+
+    The gradient starts at the values in `seeds` (value → its gradient) and at the `dlogits` of
+    every softmax_cross_entropy.
+    """
+    needing = depending(graph, sources)
     emit = vjp.Emitter()
-    gradients: dict[Value, Value] = {}
+    gradients = dict(seeds)
 
     def collect(value: Value, gradient: Value, node: Node) -> None:
         if value not in gradients:
@@ -53,18 +71,15 @@ def autodiff(graph: Graph) -> Graph:
             for value in (argument if isinstance(argument, tuple) else (argument,))
             if value in needing
         }
+        if not wanted:  # a source itself
+            continue
         for name, gradient in vjp.RULES[node.op](emit, node, dy, wanted).items():
             arguments = carried[name] if isinstance(carried[name], tuple) else (carried[name],)
             parts = gradient if isinstance(gradient, tuple) else (gradient,)
             for value, part in zip(arguments, parts, strict=True):
                 if part is not None and value in needing:
                     collect(value, part, node)
-
-    outputs = dict(graph.outputs)
-    for parameter in graph.params:
-        if parameter.trainable and parameter.value in gradients:
-            outputs[f"grad/{parameter.value.name}"] = gradients[parameter.value]
-    return prune(replace(graph, nodes=(*graph.nodes, *emit.nodes), outputs=outputs))
+    return emit.nodes, gradients
 
 
 def prune(graph: Graph) -> Graph:
