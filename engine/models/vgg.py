@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..build import GraphBuilder
 from ..ir import Value
-from . import Torchvision, register_model
+from . import Torchvision, register_model, scaled
 
 CONFIGURATION_D = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # (filters, convolutions)
 
@@ -23,15 +23,19 @@ TORCHVISION = Torchvision({
 
 
 @register_model("vgg16", input_shape=(224, 224, 3), classes=1000, torchvision=TORCHVISION)
-def vgg16(b: GraphBuilder, x: Value, classes: int, *, dropout: float = 0.5) -> Value:
+def vgg16(
+    b: GraphBuilder, x: Value, classes: int, *, width: float = 1.0, dropout: float = 0.5
+) -> Value:
     """13 convolutions of 3x3 in five blocks, each ended by a 2x2 max pool; dense 4096, 4096.
 
-    x [N,224,224,3].
+    x [N,224,224,3]; `width` scales the number of filters and dense units.
     """
     for block, (filters, layers) in enumerate(CONFIGURATION_D, start=1):
         for layer in range(1, layers + 1):
-            x = b.relu(b.conv2d(x, filters, 3, padding="same", name=f"conv{block}_{layer}"))
+            x = b.conv2d(x, scaled(filters, width), 3, padding="same", name=f"conv{block}_{layer}")
+            x = b.relu(x)
         x = b.max_pool2d(x, 2, name=f"pool{block}")  # [N,112,112,64] … [N,7,7,512]
     for layer in (1, 2):
-        x = b.dropout(b.relu(b.dense(x, 4096, name=f"dense{layer}")), dropout)  # [N,4096]
+        x = b.relu(b.dense(x, scaled(4096, width), name=f"dense{layer}"))  # [N,4096]
+        x = b.dropout(x, dropout)
     return b.dense(x, classes, name="dense3")

@@ -169,8 +169,8 @@ def test_build_graph__unknown_option_lists_the_known_ones():
 
 def test_models__are_listed_with_a_summary():
     assert [m.name for m in list_models()] == [
-        "alexnet", "alexnet-2012", "googlenet", "inception-v3", "lenet", "resnet18", "resnet50",
-        "squeezenet", "vgg-small", "vgg16",
+        "alexnet", "alexnet-2012", "googlenet", "googlenet-bn", "inception-v3", "lenet", "resnet18",
+        "resnet50", "squeezenet", "vgg-small", "vgg16",
     ]  # fmt: skip
     assert all(m.summary.endswith(".") for m in list_models())
 

@@ -17,6 +17,7 @@ PARAMETERS = {
     "alexnet": (61_100_840, 61_100_840),
     "alexnet-2012": (60_965_224, 60_965_224),
     "googlenet": (6_998_552, 13_378_280),
+    "googlenet-bn": (6_624_904, 13_004_888),
     "inception-v3": (23_834_568, 27_161_264),
     "resnet18": (11_689_512, 11_689_512),
     "resnet50": (25_557_032, 25_557_032),
@@ -50,6 +51,7 @@ SHAPES = {
 # network → side of a small square image, width; the sides are the smallest that fit all layers
 SMALL = {
     "squeezenet": (49, 0.25),
+    "vgg16": (32, 0.125),
     "alexnet": (63, 0.125),
     "alexnet-2012": (67, 0.125),
     "resnet18": (40, 0.125),

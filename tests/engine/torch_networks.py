@@ -68,6 +68,14 @@ def alexnet(p, x):
     return p.dense(F.relu(p.dense(F.relu(p.dense(x, "dense6")), "dense7")), "dense8")
 
 
+def vgg16(p, x):
+    for block, layers in enumerate((2, 2, 3, 3, 3), start=1):
+        for layer in range(1, layers + 1):
+            x = F.relu(p.conv(x, f"conv{block}_{layer}", 1, 1))
+        x = F.max_pool2d(x, 2)
+    return p.dense(F.relu(p.dense(F.relu(p.dense(x, "dense1")), "dense2")), "dense3")
+
+
 def alexnet_2012(p, x):
     x = F.local_response_norm(F.relu(p.conv(x, "conv1", 4)), 5, 5e-4, 0.75, 2.0)
     x = F.relu(p.conv(F.max_pool2d(x, 3, 2), "conv2", 1, 2, groups=2))
