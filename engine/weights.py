@@ -8,6 +8,7 @@ No number is read before all names and shapes are known to fit, and none that is
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -122,8 +123,7 @@ def _fit(shapes: Mapping[str, Shape], description: Description, other_classes: b
     counters = {name for name in extra if name.endswith(COUNTER)}
     heads: set[str] = set()
     if extra - counters:
-        trained = find_naming(shapes, description.graph(2, training=True), table)
-        heads = extra & set(trained.names.values())
+        heads = extra & _trained_names(shapes, description)
     missing: tuple[str, ...] = ()
     if other_classes:
         missing = _other_head(shapes, naming, head(graph))
@@ -138,6 +138,16 @@ def _fit(shapes: Mapping[str, Shape], description: Description, other_classes: b
         ],
     }
     return _Fit(naming, counters, heads, missing, {k: names for k, names in wrong.items() if names})
+
+
+def _trained_names(shapes: Mapping[str, Shape], description: Description) -> set[str]:
+    """The names in the file of all that training uses; images may be too small for that."""
+    model = get_model(description.arch)
+    for size in (description.input_shape, model.input_shape):
+        with contextlib.suppress(InputError):
+            graph = replace(description, input_shape=size).graph(2, training=True)
+            return set(find_naming(shapes, graph, model.torchvision).names.values())
+    return set()
 
 
 def _other_head(shapes: Mapping[str, Shape], naming: Naming, layer: str) -> tuple[str, ...]:
