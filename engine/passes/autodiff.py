@@ -7,6 +7,7 @@ in which the backward nodes run, so the sum is the same every time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -48,12 +49,14 @@ def backward(
     needing = depending(graph, sources)
     emit = vjp.Emitter()
     gradients = dict(seeds)
+    sums: Counter[str] = Counter()
 
     def collect(value: Value, gradient: Value, node: Node) -> None:
         if value not in gradients:
             gradients[value] = gradient
             return
-        total = Value(f"{gradient.name}+", gradient.shape, gradient.dtype)
+        sums[value.name] += 1
+        total = Value(f"grad/{value.name}+{sums[value.name]}", gradient.shape, gradient.dtype)
         gradients[value] = emit("add", node.name, total, a=gradients[value], b=gradient)
 
     for node in reversed(graph.nodes):

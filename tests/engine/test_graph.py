@@ -112,6 +112,19 @@ def test_autodiff__no_gradient_of_the_image_and_none_behind_a_frozen_layer():
     assert sorted(backward) == ["bias_grad", "dense_wgrad"]
 
 
+def test_autodiff__values_that_are_added_and_read_elsewhere():
+    b = GraphBuilder("both")
+    x = b.input("x", (2, 4, 4, 2))
+    one, two = b.conv2d(x, 3, 1, name="one"), b.conv2d(x, 3, 1, name="two")
+    y = b.add(b.add(one, two), b.add(b.add(one, one), two))
+    logits = b.dense(b.global_avg_pool2d(y), 3)
+    loss = b.softmax_cross_entropy(logits, b.input("labels", (2,), "int32"))
+    graph = verify(autodiff(b.finish(loss=loss, logits=logits)))
+    assert [v.name for node in graph.nodes for v in node.writes if "+" in v.name] == [
+        "grad/one/y+1", "grad/one/y+2", "grad/two/y+1"
+    ]  # fmt: skip
+
+
 def test_stages__every_pass_is_listed_in_order():
     graph = build_graph("lenet", 2, (28, 28, 1), 10, training=True)
     names = [name for name, _ in stages(graph, open_device("cpu"), training=True)]
