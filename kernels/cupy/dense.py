@@ -20,7 +20,7 @@ from .. import spec
 from ..spec import Config
 from ..spec.contract import ITEMSIZE, Array, Out, dtype_name
 from .group import BYTES, THREADS
-from .launch import Kernel, cdiv, launch, scratch, type_name, usable
+from .launch import Kernel, cdiv, launch, pixel_pitch, scratch, type_name, usable
 from .reduce import add_in_order, splits_of_pixels, sum_pixels
 
 BLOCKS = 264  # that a product is split into, at most: two for each multiprocessor of an H100
@@ -176,6 +176,7 @@ def _column_sums(dy: Array, out: Array, splits: int, rows: int, memory: Array) -
     """out [K] = sums of dy [..., K]; splits of `rows` pixels, their sums in `memory`."""
     channels = dy.shape[-1]
     sums = out if splits == 1 else memory[: splits * channels]
-    sum_pixels(dy, sums, splits, rows, channels, 1.0)
+    pitch = pixel_pitch(dy) if dy.ndim == 4 else channels
+    sum_pixels(dy, sums, splits, rows, pitch, 1.0)
     if splits > 1:
         add_in_order(sums, out, splits)

@@ -17,6 +17,7 @@ from .contract import (
     has_dtype,
     has_rank,
     has_shape,
+    pitched,
     same_float,
 )
 
@@ -117,7 +118,8 @@ def bias_grad(
 ) -> None:
     """Gradient with respect to a bias: out[k] = sum of dy over all other axes, in a fixed order.
 
-    dy [N,P,Q,K] or [N,K] of a float type; out [K] of the accumulator's type.
+    dy [N,P,Q,K] (perhaps a slice of channels) or [N,K] of a float type; out [K] of the
+    accumulator's type.
 
     Raises: ShapeError, DTypeError.
     """
@@ -126,5 +128,6 @@ def bias_grad(
     require(ok, "bias_grad", "dy must have 2 or 4 dimensions", dy=tuple(dy.shape))
     has_dtype("bias_grad", accumulator(dtype), out=out)
     has_shape("bias_grad", tuple(dy.shape[-1:]), out=out)
-    contiguous("bias_grad", dy=dy, out=out)
+    (pitched if len(dy.shape) == 4 else contiguous)("bias_grad", dy=dy)
+    contiguous("bias_grad", out=out)
     disjoint("bias_grad", out, dy=dy)

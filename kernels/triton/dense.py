@@ -27,7 +27,18 @@ from .. import spec
 from ..spec import Config
 from ..spec.contract import Array, Out, dtype_name
 from .gpu import architecture
-from .launch import add_in_order, cdiv, dot, large, launch, narrow, scratch, usable, wide
+from .launch import (
+    add_in_order,
+    cdiv,
+    dot,
+    large,
+    launch,
+    narrow,
+    pixel_pitch,
+    scratch,
+    usable,
+    wide,
+)
 from .pixels import PROGRAMS, splits_of_pixels, sums_tile
 from .tiles import dense_problem, pick, product_tile
 
@@ -121,10 +132,11 @@ def _finish_product_kernel(
 
 @triton.jit
 def _bias_grad_kernel(
-    dy,  # [pixels, K]
+    dy,  # [pixels, K], `pitch` elements from pixel to pixel
     out,  # float32 [splits, K]
     pixels,
     channels,
+    pitch,
     rows,  # pixels of a split
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
@@ -137,7 +149,7 @@ def _bias_grad_kernel(
     for start in range(split * rows, end, BLOCK_PIXELS):
         m = (start + tl.arange(0, BLOCK_PIXELS))[:, None]
         inside = (m < end) & (c < channels)[None, :]
-        total += wide(tl.load(dy + m * channels + c[None, :], mask=inside, other=0.0))
+        total += wide(tl.load(dy + m * pitch + c[None, :], mask=inside, other=0.0))
     tl.store(out + split * channels + c, tl.sum(total, axis=0), mask=c < channels)
 
 
@@ -302,12 +314,13 @@ def bias_grad(
 def _column_sums(dy: Array, out: Array, splits: int, rows: int, memory: Array) -> None:
     """out [K] = sums of dy [..., K]; splits of `rows` pixels, their sums in `memory`."""
     pixels, channels = math.prod(dy.shape[:-1]), dy.shape[-1]
+    pitch = pixel_pitch(dy) if dy.ndim == 4 else channels
     high, broad = sums_tile(channels)
     sums = out if splits == 1 else memory[: splits * channels]
     launch(
         _bias_grad_kernel,
         splits * cdiv(channels, broad),
-        *(dy, sums, pixels, channels, rows),
+        *(dy, sums, pixels, channels, pitch, rows),
         BLOCK_PIXELS=high,
         BLOCK_CHANNELS=broad,
     )

@@ -93,7 +93,8 @@ def may_be_pitched(function, name):
     module = spec.CONTRACTS[function].module
     activation = len(extents(function, name)) == 4 and name in PITCHED
     filters = (function, name) == ("conv2d_wgrad", "out")
-    flat = module in ("dense", "update", "loss") or function in FLAT
+    flat = module in ("dense", "update", "loss") and function != "bias_grad"
+    flat = flat or function in FLAT
     return activation and not filters and not flat
 
 

@@ -53,6 +53,12 @@ def test_bias_grad__is_the_transpose_of_adding_a_bias(backend, shape):
     adjoint("bias_grad", dy, np.broadcast_to(b, shape), db, b, dtype)
 
 
+@pytest.mark.parametrize("pitch", [(8, 8), (3, 2)], ids=["whole groups", "odd"])
+def test_bias_grad__of_a_slice_of_channels(backend, dtype, pitch):
+    dy = Draw(f"bias of a slice {pitch}").normal((2, 3, 5, 8), dtype)
+    backend.verify(replace(call_of("bias_grad", dy=dy), pitch={"dy": pitch}))
+
+
 def test_dense__nan_survives_relu(backend, dtype):
     x = np.ones((3, 5), DTYPES[dtype])
     x[1, 4] = np.nan
