@@ -26,8 +26,8 @@ LAST = "the last"
 @options.OPTION
 @click.option("--training/--inference", default=False, help="[default: inference]")
 @click.option("--graph", "graph_pass", is_flag=False, flag_value=LAST, metavar="[PASS]",
-              help="Print the graph after a pass: build, autodiff (training), fuse, select.  "
-              "[default: the last]")  # fmt: skip
+              help="Print the graph after a pass: build, autodiff (training), fuse, concat, "
+              "select.  [default: the last]")  # fmt: skip
 @click.option("--plan", is_flag=True, help="Print the steps that will run, each with its reason.")
 @click.option("--precision", default=TrainConfig.precision, show_default=True,
               help=options.SETTINGS["precision"])  # fmt: skip
@@ -143,7 +143,7 @@ def _print_plan(final: Graph) -> None:
             len(rows) + 1, node.name, node.op, _extent(node.writes[0]),
             node.choice.backend, f"{config.algorithm} {tile}".rstrip(),
             output.scaled(config.workspace_bytes, "B") if config.workspace_bytes else "",
-            node.choice.reason,
+            "; ".join(filter(None, (node.writes[0].place.strip(), node.choice.reason))),
         ))  # fmt: skip
     columns = ("", "layer", "op", "output", "backend", "algorithm", "scratch", "reason")
     output.print_table(columns, rows, left=("layer", "op", "backend", "algorithm", "reason"))

@@ -5,6 +5,7 @@
     autodiff   passes/autodiff.py     + the backward nodes, by the table in vjp.py (training only)
     fuse       passes/fuse.py         conv+ReLU(+pool), masks and bias gradients into dgrads
     layout     passes/layout.py       borders of zeros, where a GPU convolves faster with them
+    concat     passes/concat.py       what is concatenated is stored in place, as slices of channels
     select     passes/select.py       backend, algorithm, scratch memory and reason for each node
     memory     passes/memory.py       lifetimes → offsets in one arena
 
@@ -20,6 +21,7 @@ from ..kernels import registry
 from .device import Device
 from .ir import Graph, verify
 from .passes.autodiff import autodiff
+from .passes.concat import concat
 from .passes.fuse import fuse
 from .passes.layout import layout
 from .passes.memory import plan_memory
@@ -38,6 +40,8 @@ def passes(device: Device, *, training: bool, fused: bool = True) -> list[tuple[
         listed.append(("fuse", fuse))
     if any(registry.load(name).borders for name in device.backends):
         listed.append(("layout", partial(layout, backends=device.backends)))
+    if fused:
+        listed.append(("concat", partial(concat, backends=device.backends)))
     listed.append(("select", partial(select, backends=device.backends)))
     return listed
 

@@ -28,7 +28,8 @@ class Value:
     (running statistics); key: uint32[4], names the random stream of one dropout in one step;
     result: the node that writes it; scratch: work memory of one node. `border` is that of its
     memory: rows of zeros below each image, columns to the right of each row
-    (`kernels/spec/grid.py`); `shape` does not count it.
+    (`kernels/spec/grid.py`); `shape` does not count it. A value `within` another has no memory of
+    its own: it is the slice of that one's channels that begins at `offset`.
     """
 
     name: str
@@ -36,6 +37,23 @@ class Value:
     dtype: str = "float32"
     kind: Kind = "result"
     border: tuple[int, int] = (0, 0)
+    within: Value | None = None
+    offset: int = 0
+
+    @property
+    def root(self) -> Value:
+        """The value that has the memory: itself, unless it lies within another."""
+        return self if self.within is None else self.within.root
+
+    @property
+    def channel(self) -> int:
+        """The first of its channels in the memory of `root`."""
+        return 0 if self.within is None else self.within.channel + self.offset
+
+    @property
+    def pitch(self) -> int:
+        """Elements from one pixel to the next."""
+        return self.root.shape[-1]
 
     @property
     def memory_shape(self) -> tuple[int, ...]:
@@ -51,9 +69,19 @@ class Value:
         return math.prod(self.memory_shape) * spec.ITEMSIZE[self.dtype]
 
     def __str__(self) -> str:
-        """Like `conv1/y: float32[64,28,28,32]`, then the border if there is one: `+1+1`."""
+        """Like `conv1/y: float32[64,28,28,32]`, then the border if there is one: `+1+1`.
+
+        Of a slice also where it lies: `in concat1/y[64:96]`.
+        """
         border = "" if self.border == (0, 0) else f"+{self.border[0]}+{self.border[1]}"
-        return f"{self.name}: {self.dtype}[{','.join(map(str, self.shape))}]{border}"
+        return f"{self.name}: {self.dtype}[{','.join(map(str, self.shape))}]{border}{self.place}"
+
+    @property
+    def place(self) -> str:
+        """Like ` in concat1/y[64:96]` for a slice of channels, else nothing."""
+        if self.within is None:
+            return ""
+        return f" in {self.root.name}[{self.channel}:{self.channel + self.shape[-1]}]"
 
 
 @dataclass(frozen=True)
@@ -196,6 +224,21 @@ class Graph:
     def with_nodes(self, nodes: tuple[Node, ...] | list[Node]) -> Graph:
         """The same graph with other nodes."""
         return replace(self, nodes=tuple(nodes))
+
+    def with_values(self, changes: Mapping[Value, Value]) -> Graph:
+        """The same graph with values replaced wherever nodes read or write them."""
+
+        def swap(argument: Any) -> Any:
+            if isinstance(argument, tuple):
+                return tuple(swap(a) for a in argument)
+            return changes.get(argument, argument) if isinstance(argument, Value) else argument
+
+        return self.with_nodes(
+            [
+                node.with_arguments(**{n: swap(a) for n, a in node.arguments.items()})
+                for node in self.nodes
+            ]
+        )
 
     @property
     def given(self) -> list[Value]:

@@ -173,6 +173,10 @@ def _arrays(program: Program, storage: Storage, fed: Mapping[str, Any]) -> dict[
         buffer = raw.view(numpy_dtype(value.dtype)).reshape(value.memory_shape)
         arrays[value] = buffer[tuple(map(slice, value.shape))] if any(value.border) else buffer
     for value, root in memory.aliases.items():
-        assert math.prod(value.shape) == arrays[root].size
-        arrays[value] = arrays[root].reshape(value.shape)
+        if value.within is None:
+            assert math.prod(value.shape) == arrays[root].size
+            arrays[value] = arrays[root].reshape(value.shape)
+    for value in memory.aliases:
+        if value.within is not None:
+            arrays[value] = arrays[value.root][..., value.channel : value.channel + value.shape[-1]]
     return arrays

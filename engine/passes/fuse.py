@@ -8,6 +8,7 @@ rest of the graph does not notice.
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,6 +42,10 @@ class View:
         """The one node that reads `value`, if it is the only one and the caller does not."""
         users = self.users.get(value, [])
         return users[0] if len(users) == 1 and value not in self.outputs else None
+
+    def position(self, node: Node) -> int:
+        """Where a node stands."""
+        return self._position[node]
 
     def apply(self, rewrite: Rewrite) -> None:
         """Put new nodes where the old ones stood."""
@@ -126,6 +131,43 @@ def _conv_relu_pool(view: View, node: Node) -> Rewrite | None:
     return Rewrite(changes)
 
 
+def _relu_of_slices(view: View, node: Node) -> Rewrite | None:
+    """relu_backward(slice(dy, i), x_i), all i of y = concat(x) => slice(relu_backward(dy, y), i).
+
+    One call over the whole, which may join its producer; the slices are then stored nowhere.
+    """
+    if node.op != "concat":
+        return None
+    relus = [_relu_of_slice(view, x) for x in node["xs"]]
+    parts = [view.producer[relu["dy"]] for relu in relus if relu]
+    if len(parts) != len(relus) or len({part["x"] for part in parts}) != 1:
+        return None
+    offsets = itertools.accumulate((x.shape[-1] for x in node["xs"]), initial=0)
+    if any(part["offset"] != offset for part, offset in zip(parts, offsets, strict=False)):
+        return None
+    dy, y = parts[0]["x"], node.out
+    whole = Value(f"grad/{y.name}@{node.name}/relu", y.shape, y.dtype)
+    changes: dict[Node, Node | None] = dict.fromkeys(parts)
+    first = min(parts, key=view.position)
+    changes[first] = Node("relu_backward", node.name, {"dy": dy, "y": y, "out": whole})
+    for part, relu in zip(parts, relus, strict=True):
+        assert relu is not None
+        changes[relu] = part.with_arguments(x=whole, out=relu.out)
+    return Rewrite(changes)
+
+
+def _relu_of_slice(view: View, x: Value) -> Node | None:
+    """The backward of the ReLU that made `x`, if it is fed by a slice and feeds no batch norm."""
+    for relu in view.users.get(x, []):
+        if relu.op != "relu_backward" or relu["y"] is not x:
+            continue
+        part, user = view.producer.get(relu["dy"]), view.only_user(relu.out)
+        normed = user is not None and user.op == "batch_norm_backward"  # takes the mask itself
+        if part is not None and part.op == "channel_slice" and not normed:
+            return relu if view.only_user(part.out) is relu else None
+    return None
+
+
 def _mask(view: View, node: Node) -> Rewrite | None:
     """relu_backward(dgrad(dy, w), y) => dgrad(dy, w, mask=y)."""
     if node.op not in ("conv2d_dgrad", "dense_dgrad") or node["mask"] or node["db"]:
@@ -158,7 +200,7 @@ def _bias_grad(view: View, node: Node) -> Rewrite | None:
 
 
 RULES: tuple[Rule, ...] = (
-    _relu_into, _residual, _mask, _norm_mask, _conv_relu_pool, _bias_grad,
+    _relu_into, _residual, _relu_of_slices, _mask, _norm_mask, _conv_relu_pool, _bias_grad,
 )  # fmt: skip
 
 

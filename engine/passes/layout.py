@@ -15,13 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from ...kernels import spec
-from ...kernels.errors import KernelError
 from ..ir import Choice, Graph, Node, Value
 from .memory import aliases
-from .select import choose
+from .select import possible
 
 LEAST_WIDTH = 28  # of an image: a border of one costs 7 % there, 15 % at half of it
 SOURCES = {"conv2d": ("x",), "conv2d_dgrad": ("dy",), "conv2d_wgrad": ("x", "dy")}
@@ -35,7 +33,7 @@ def layout(
 
     `least_width` in pixels; `always`: also where no backend gains by it (for tests).
     """
-    before = {} if always else {node: _choice(node, backends) for node in graph.nodes}
+    before = {} if always else {node: possible(node, backends) for node in graph.nodes}
     borders = _wanted(graph, least_width)
     while borders:
         made = _with_borders(graph, borders)
@@ -93,18 +91,7 @@ def _balanced(graph: Graph, borders: Borders) -> Borders:
 
 def _with_borders(graph: Graph, borders: Borders) -> Graph:
     wide = {value: replace(value, border=border) for value, border in borders.items()}
-
-    def swap(argument: Any) -> Any:
-        if isinstance(argument, tuple):
-            return tuple(swap(a) for a in argument)
-        return wide.get(argument, argument) if isinstance(argument, Value) else argument
-
-    return graph.with_nodes(
-        [
-            node.with_arguments(**{n: swap(a) for n, a in node.arguments.items()})
-            for node in graph.nodes
-        ]
-    )
+    return graph.with_values(wide)
 
 
 def _taken(
@@ -121,20 +108,9 @@ def _taken(
         touched = [v for v in (*node.reads, *node.writes) if v in borders]
         if not touched:
             continue
-        now, plain = _choice(changed, backends), before.get(node)
+        now, plain = possible(changed, backends), before.get(node)
         if now is None or (plain is not None and now.backend != plain.backend):
             refused.update(touched)
         elif plain is None or now.config.algorithm != plain.config.algorithm:
             gained.update(node[name] for name in SOURCES.get(node.op, ()))
     return {v: border for v, border in borders.items() if v in gained and v not in refused}
-
-
-def _choice(node: Node, backends: Sequence[str]) -> Choice | None:
-    """What would run a node; None where its contract or every backend refuses it."""
-    if node.op == "reshape":
-        return None
-    try:
-        spec.CONTRACTS[node.op](**node.arguments)
-        return choose(node, backends)
-    except KernelError:
-        return None

@@ -1,9 +1,9 @@
 """Memory: from lifetimes to offsets in one arena.
 
 A result lives from the node that writes it to the last that reads it; a reshape shares its
-source's memory and prolongs its life; what the caller reads lives to the end; scratch lives for
-one node. Blocks are placed largest first, each at the lowest offset where it overlaps no block
-that lives at the same time.
+source's memory and prolongs its life, and so does a slice of channels, on both ends; what the
+caller reads lives to the end; scratch lives for one node. Blocks are placed largest first, each at
+the lowest offset where it overlaps no block that lives at the same time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class MemoryPlan:
     """Offsets in bytes of every result and scratch value, and the size of the arena.
 
     `unplanned_bytes` is what all values would take side by side. `aliases` maps a reshaped value
-    to the one whose memory it shares; values in `outside` live in other arenas (gradients).
+    or a slice of channels to the one whose memory it shares; values in `outside` live in other
+    arenas (gradients).
     """
 
     offsets: Mapping[Value, int]
@@ -46,12 +47,15 @@ class _Block:
 
 
 def aliases(graph: Graph) -> dict[Value, Value]:
-    """Reshaped value → the value whose memory it is (chains resolved)."""
+    """Reshaped value, or slice of channels → the value whose memory it is (chains resolved)."""
     roots: dict[Value, Value] = {}
     for node in graph.nodes:
         if node.op == "reshape":
             source: Value = node["x"]
             roots[node.out] = roots.get(source, source)
+        for value in node.writes:
+            if value.within is not None:
+                roots[value] = roots.get(value.root, value.root)
     return roots
 
 
@@ -66,8 +70,9 @@ def plan_memory(graph: Graph, *, reuse: bool = True) -> MemoryPlan:
     blocks: dict[Value, _Block] = {}
     end = len(graph.nodes)
     for i, node in enumerate(graph.nodes):
-        for value in (*node.writes, *node.scratch):
-            if value not in roots and value not in outside:
+        for value in (*node.writes, *node.scratch) if node.op != "reshape" else ():
+            value = roots.get(value, value)  # a slice's whole is there from its first slice on
+            if value not in blocks and value not in outside:
                 blocks[value] = _Block(value, _aligned(value.nbytes), i, i)
         for value in node.reads:
             block = blocks.get(roots.get(value, value))

@@ -8,9 +8,10 @@ a call that no candidate supports is an error.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ...kernels import registry, spec
-from ...kernels.errors import UnsupportedError
+from ...kernels.errors import KernelError, UnsupportedError
 from ..ir import Choice, Graph, Node, Value
 
 
@@ -40,7 +41,20 @@ def choose(node: Node, backends: Sequence[str]) -> Choice:
     raise UnsupportedError(f"{node.name}: {node.op} runs on no backend: {'; '.join(declined)}")
 
 
+def possible(node: Node, backends: Sequence[str]) -> Choice | None:
+    """What would run a node; None where its contract or every backend refuses it."""
+    if node.op == "reshape":
+        return None
+    try:
+        spec.CONTRACTS[node.op](**node.arguments)
+        return choose(node, backends)
+    except KernelError:
+        return None
+
+
 def _with_choice(node: Node, position: int, choice: Choice) -> Node:
+    if node.op in ("concat", "channel_slice"):
+        choice = replace(choice, reason=_in_place(node))
     arguments = dict(node.arguments)
     if "config" in spec.directions(node.op):
         arguments["config"] = choice.config
@@ -49,3 +63,14 @@ def _with_choice(node: Node, position: int, choice: Choice) -> Node:
             name = f"{node.name}/{node.op}/workspace#{position}"
             arguments["workspace"] = Value(name, shape, "uint8", "scratch")
     return Node(node.op, node.name, arguments, choice)
+
+
+def _in_place(node: Node) -> str:
+    """How much of a copy between a value and slices of it is spared."""
+    slices = node["xs"] if node.op == "concat" else (node.out,)
+    there = sum(value.within is not None for value in slices)
+    return (
+        "nothing to do: stored in place"
+        if there == len(slices)
+        else (f"{there} of {len(slices)} stored in place, the others are copied")
+    )

@@ -177,13 +177,17 @@ def pitched(function: str, **arrays: Array | None) -> None:
 
 def _told(array: Array) -> str:
     strides = getattr(array, "strides", None)
-    return f"border={array.border}" if strides is None else f"strides={strides} bytes"
+    if strides is None:
+        return f"border={array.border}, {array.pitch} elements from pixel to pixel"
+    return f"strides={strides} bytes"
 
 
 def _has_pitch(array: Array, *, exact: bool) -> bool:
     if any(getattr(array, "border", ())):  # of a graph's value
         return False
     strides = getattr(array, "strides", None)
+    if strides is None and exact and getattr(array, "within", None) is not None:
+        return False  # a graph's value that is a slice of another's channels
     if strides is None or 0 in array.shape or len(array.shape) == 0:
         return True
     last = len(array.shape) - 1

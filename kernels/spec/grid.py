@@ -39,7 +39,7 @@ def _grid(array: Array) -> Grid | None:
     strides = getattr(array, "strides", None)
     if strides is None:
         rows, columns = getattr(array, "border", (0, 0))
-        return Grid(h + rows, w + columns, c)
+        return Grid(h + rows, w + columns, getattr(array, "pitch", c))
     if 0 in array.shape:
         return Grid(h, w, c)
     image, row, pixel = (stride // array.dtype.itemsize for stride in strides[:3])

@@ -128,7 +128,7 @@ def test_autodiff__values_that_are_added_and_read_elsewhere():
 def test_stages__every_pass_is_listed_in_order():
     graph = build_graph("lenet", 2, (28, 28, 1), 10, training=True)
     names = [name for name, _ in stages(graph, open_device("cpu"), training=True)]
-    assert names == ["build", "autodiff", "fuse", "select"]
+    assert names == ["build", "autodiff", "fuse", "concat", "select"]
 
 
 def test_select__every_node_says_which_backend_and_why():
