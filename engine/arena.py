@@ -75,6 +75,10 @@ class ParameterArena:
         start, shape = self._slots[name]
         return arena[start : start + math.prod(shape)].reshape(shape)
 
+    def master_of(self, name: str) -> np.ndarray:
+        """The master of a parameter."""
+        return self._view(self.master, name)
+
     def array(self, value: GraphValue) -> np.ndarray:
         """The memory that kernels read for a parameter: the master's, or its 16-bit copy's."""
         is_low = value.dtype == self.low_dtype and self.low is not None

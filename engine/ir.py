@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from ..kernels import spec
 
-Kind = Literal["input", "param", "state", "key", "result", "scratch"]
+Kind = Literal["input", "param", "state", "key", "derived", "result", "scratch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,7 @@ class Value:
 
     input: the caller; param: the parameter arena; state: kept between steps and updated in place
     (running statistics); key: uint32[4], names the random stream of one dropout in one step;
+    derived: the host, from parameters and states when they are loaded;
     result: the node that writes it; scratch: work memory of one node. `border` is that of its
     memory: rows of zeros below each image, columns to the right of each row
     (`kernels/spec/grid.py`); `shape` does not count it. A value `within` another has no memory of
@@ -98,6 +101,20 @@ class Parameter:
     fan_in: int = 1
     decay: bool = False
     trainable: bool = True
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A value that the host computes from parameters and states whenever these are loaded.
+
+    `compute` takes the sources as float64 arrays and returns the value, which is then rounded
+    once; `formula` says the same to people.
+    """
+
+    value: Value
+    sources: tuple[Value, ...]
+    formula: str
+    compute: Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -220,6 +237,7 @@ class Graph:
     nodes: tuple[Node, ...] = ()
     outputs: Mapping[str, Value] = field(default_factory=dict)
     loss_weights: Mapping[str, float] = field(default_factory=dict)
+    derived: tuple[Derived, ...] = ()
 
     def with_nodes(self, nodes: tuple[Node, ...] | list[Node]) -> Graph:
         """The same graph with other nodes."""
@@ -242,8 +260,9 @@ class Graph:
 
     @property
     def given(self) -> list[Value]:
-        """Everything that no node writes: inputs, keys, parameters, states."""
-        return [*self.inputs, *self.keys, *(p.value for p in self.params), *self.states]
+        """Everything that no node writes: inputs, keys, parameters, states, derived values."""
+        stored = [*(p.value for p in self.params), *self.states]
+        return [*self.inputs, *self.keys, *stored, *(d.value for d in self.derived)]
 
     def producers(self) -> dict[Value, Node]:
         """Result → the node that writes it."""
@@ -271,6 +290,7 @@ class Graph:
         lines += [f"  {v.kind} {v}" for v in (*self.inputs, *self.keys)]
         lines += [f"  param {p.value}{'' if p.trainable else ' (frozen)'}" for p in self.params]
         lines += [f"  state {v}" for v in self.states]
+        lines += [f"  derived {d.value} = {d.formula}" for d in self.derived]
         lines += [f"  {node}" for node in self.nodes]
         lines += [f"  return {name} = {v.name}" for name, v in self.outputs.items()]
         return "\n".join(lines)

@@ -157,7 +157,8 @@ class Network:
         if infer_batch:
             graphs[False, infer_batch] = self.description.graph(infer_batch, training=False, **told)
         return {
-            key: compile_graph(graph, self.device, training=key[0]) for key, graph in graphs.items()
+            key: compile_graph(graph, self.device, training=key[0], folded=not train_batches)
+            for key, graph in graphs.items()
         }
 
     def _bytes(self, programs: Mapping[tuple[bool, int], Program]) -> int:
@@ -199,6 +200,7 @@ class Network:
         for name, array in self.storage.states.items():
             value = next(v for p in self._plans() for v in p.graph.states if v.name == name)
             self.device.copy_from_host(array, np.full(value.shape, initial_state(value)))
+        self.storage.derive()
 
     def _plans(self) -> list[Plan]:
         return [*self.training.values(), *([self.inference] if self.inference else [])]
@@ -232,6 +234,7 @@ class Network:
         self.parameters.load({n: arrays[n] for n, _ in self.parameters})
         for name, array in self.storage.states.items():
             self.device.copy_from_host(array, arrays[name])
+        self.storage.derive()
 
     def normalise(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N,H,W,C] → float32: (x / 255 - mean) / std."""

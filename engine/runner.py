@@ -18,7 +18,7 @@ import numpy as np
 from ..kernels import philox, registry, spec
 from .arena import ParameterArena
 from .device import Device, numpy_dtype
-from .ir import Graph, Node, Value
+from .ir import Derived, Graph, Node, Value
 from .passes.memory import MemoryPlan
 
 
@@ -78,7 +78,7 @@ class Storage:
     """The memory that the plans of one network share.
 
     One activation arena as large as the largest plan (plans never run at the same time), the
-    parameter arena, and the states by name.
+    parameter arena, the states by name, and what the programs derive from both.
     """
 
     def __init__(
@@ -93,6 +93,23 @@ class Storage:
         self.states = {
             name: device.zeros(v.shape, v.dtype) for name, v in _states(programs).items()
         }
+        self._derived = _derived(programs)
+        self.derived = {
+            name: device.zeros(d.value.shape, d.value.dtype) for name, d in self._derived.items()
+        }
+
+    @np.errstate(all="ignore")
+    def derive(self) -> None:
+        """Compute what the programs derive from parameters and states; due when these change."""
+        for name, derived in self._derived.items():
+            sources = [self._wide(value) for value in derived.sources]
+            self.device.copy_from_host(self.derived[name], derived.compute(*sources))
+
+    def _wide(self, value: Value) -> np.ndarray:
+        """A parameter (the master's) or state on the host in float64."""
+        stored = self.states.get(value.name)
+        array = self.parameters.master_of(value.name) if stored is None else stored
+        return self.device.to_host(array).astype(np.float64)
 
     @staticmethod
     def bytes(device: Device, programs: Iterable[Program]) -> int:
@@ -100,11 +117,16 @@ class Storage:
         programs = list(programs)
         sizes = [max((p.memory.total_bytes for p in programs), default=0)]
         sizes += [v.nbytes for v in _states(programs).values()]
+        sizes += [d.value.nbytes for d in _derived(programs).values()]
         return sum(map(device.aligned, sizes))
 
 
 def _states(programs: Iterable[Program]) -> dict[str, Value]:
     return {v.name: v for p in programs for v in p.graph.states}
+
+
+def _derived(programs: Iterable[Program]) -> dict[str, Derived]:
+    return {d.value.name: d for p in programs for d in p.graph.derived}
 
 
 class Plan:
@@ -165,6 +187,8 @@ def _arrays(program: Program, storage: Storage, fed: Mapping[str, Any]) -> dict[
         arrays[parameter.value] = storage.parameters.array(parameter.value)
     for value in graph.states:
         arrays[value] = storage.states[value.name]
+    for derived in graph.derived:
+        arrays[derived.value] = storage.derived[derived.value.name]
     for name, value in graph.outputs.items():
         if name.startswith("grad/"):
             arrays[value] = storage.parameters.gradient(name.removeprefix("grad/"))

@@ -1,8 +1,9 @@
 """Autodiff: appends the backward nodes to a forward graph, in reverse order, by the table `vjp`.
 
 Work is emitted only along paths from a trainable parameter to the loss: behind the last frozen
-layer nothing is computed. `backward` is the same from any value to any other. Where a value feeds several layers, its gradients are added in the order
-in which the backward nodes run, so the sum is the same every time.
+layer nothing is computed. `backward` is the same from any value to any other. Where a value feeds
+several layers, its gradients are added in the order in which the backward nodes run, so the sum is
+the same every time.
 """
 
 from __future__ import annotations
