@@ -23,6 +23,7 @@ COMMANDS = {
     "predict": "Name what is in pictures.",
     "import": "Make a model file from the weights of other programs.",
     "export": "Write a trained network for other programs.",
+    "convolve": "Walk a filter over a picture, and see what it does.",
     "show": "Show a network's layers, its graph after each pass, or its plan.",
     "data": "List, describe and fetch data sets.",
     "verify": "Check every kernel against float64 on this machine.",
