@@ -254,10 +254,9 @@ def _print_facts(
     from ..engine.walk.texts import plain, plain_matrix
 
     height, width, channels = walk.image.shape
-    weights = plain_matrix(walk.filter) if walk.filter.size <= 49 else "its numbers are many"
     facts: list[tuple[str, object]] = [
         ("image", f"{height} x {width}" + (", each colour by itself" if channels > 1 else "")),
-        ("filter", f"{name}: {weights}"),
+        ("filter", f"{name}: {plain_matrix(walk.filter)}"),
         ("size", FORMULA),
     ]
     for stage in walk.stages:

@@ -57,7 +57,7 @@ def _find(told: str) -> tuple[str, np.ndarray]:
     if is_file:
         return path.name, read_matrix(path, "--filter")
     if looks_like_matrix(told):
-        return "own numbers", parse_matrix(told, "--filter")
+        return "own filter", parse_matrix(told, "--filter")
     if path.suffix or len(path.parts) > 1:
         raise InputError(f"--filter {told}: no such file")
     error = unknown_name("filter", told, FILTERS)

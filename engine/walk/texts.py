@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from ..errors import InputError
 
 LARGEST_FILE = 1 << 20  # bytes of a text file
+MOST_TOLD = 49
 LARGEST_NUMBER = 1e6  # so that no sum of products passes float32
 
 
@@ -87,6 +87,8 @@ def plain(value: float) -> str:
     return str(int(value)) if value == round(value) and abs(value) < 1e5 else f"{value:.4g}"
 
 
-def plain_matrix(values: Iterable[Iterable[float]]) -> str:
-    """Like "1 0 -1; 2 0 -2"."""
+def plain_matrix(values: np.ndarray) -> str:
+    """Like "1 0 -1; 2 0 -2"; of more than MOST_TOLD numbers only how many."""
+    if values.size > MOST_TOLD:
+        return f"{values.shape[0]} x {values.shape[1]} numbers"
     return "; ".join(" ".join(plain(float(v)) for v in row) for row in values)

@@ -5,7 +5,7 @@ const rows = told.output.length, columns = told.output[0].length, count = rows *
 const taps = [told.filter.length, told.filter[0].length];
 const [top_, bottom, left, right] = told.padding;
 const height = told.image.length, width = told.image[0].length;
-const SIDE = 720, RULED = 12, NUMBERED = 36;
+const SIDE = 720, RULED = 24, NUMBERED = 36;
 let at = 0, timer = 0;
 
 function plain(value) {
