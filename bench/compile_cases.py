@@ -188,6 +188,13 @@ def _elementwise(array: Make, dtype: str) -> Iterator[Case]:
     yield "inception", "channel_slice", {"x": whole, "out": piece, "offset": 64}
 
 
+def _pictures(array: Make, dtype: str) -> Iterator[Case]:
+    pictures, moves = array("uint8", 64, 224, 224, 3), array("int32", 64, 3)
+    vectors = {"mean": array("float32", 3), "scale": array("float32", 3)}
+    out = array(dtype, 64, 224, 224, 3)
+    yield "imagenet", "normalise", {"images": pictures, "moves": moves, **vectors, "out": out}
+
+
 def _loss(array: Make, dtype: str) -> Iterator[Case]:
     images, classes = 64, 1000
     logits, dlogits = (array(dtype, images, classes) for _ in range(2))
@@ -207,7 +214,7 @@ def _updates(array: Make, low: str) -> Iterator[Case]:
     yield "arena", "adamw_update", {**shared, "m": m, "step": array("int64", 1), "op": AdamW()}
 
 
-FAMILIES = [_pools, _dense, _norms, _elementwise, _loss]
+FAMILIES = [_pools, _dense, _norms, _elementwise, _pictures, _loss]
 
 
 def cases(array: Make, architecture: int) -> Iterator[Case]:

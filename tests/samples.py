@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 import pytest
 from calls import blank
-from cases import conv, dense, elementwise, loss, norm, pool, update
+from cases import conv, dense, elementwise, images, loss, norm, pool, update
 from cases.draw import Draw
 from machine import machines
 
@@ -31,6 +31,7 @@ def _samples():
             norm.batch_norm(draw, shape, BatchNorm(), "float32"),
             norm.response_norm(draw, shape, LRN(), "float32"),
             elementwise.calls(draw, shape, "float32", "float32"),
+            images.calls(draw, (2, 6, 5, 3), "float32"),
             loss.calls(draw, (3, 5, 1.0, 0.0), "float32"),
             update.calls(draw, 8, 4, SGD(), AdamW(), "float32", "bfloat16"),
         ):

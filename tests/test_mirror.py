@@ -22,7 +22,7 @@ BACKENDS = [
 # (backend, file or function): why it is not there
 EXCEPTIONS = {
     ("native", module): "NumPy is bound by memory there already; C is for convolutions"
-    for module in ("dense", "elementwise", "loss", "norm", "pool", "update")
+    for module in ("dense", "elementwise", "images", "loss", "norm", "pool", "update")
 }
 
 # what each function writes, by parameter; every other array is read

@@ -161,6 +161,7 @@ RULES: dict[str, Callable[[Arguments], dict[str, Bound]]] = {
     "batch_norm_backward": _batch_norm_backward,
     "lrn": lambda a: {"out": Bound(a["op"].size)},
     "lrn_backward": _lrn_backward,
+    "normalise": lambda a: {"out": Bound(floor=rms(np.multiply(a["mean"], a["scale"])))},
     "softmax_cross_entropy": _loss,
     "sgd_update": _update,
     "adamw_update": _update,

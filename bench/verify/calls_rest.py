@@ -1,4 +1,4 @@
-"""Calls of element-wise functions, norms, losses and updates; see `calls.py`."""
+"""Calls of element-wise functions, pictures, norms, losses and updates; see `calls.py`."""
 
 from __future__ import annotations
 
@@ -66,6 +66,19 @@ def cast(draw: Draw, g: Map) -> Arguments:
     """To one of the other types."""
     others = [d for d in ("float32", "float16", "bfloat16") if d != draw.dtype]
     return {"x": draw.rough(g.x), "out": draw.out(g.x, draw.pick(*others))}
+
+
+def normalise(draw: Draw, g: Map) -> Arguments:
+    """Pictures that are shifted by up to two pixels, half of them mirrored, or none moved."""
+    n, channels = g.x[0], g.x[3]
+    moves = np.concatenate([draw.rng.integers(-2, 3, (n, 2)), draw.rng.integers(0, 2, (n, 1))], 1)
+    return {
+        "images": draw.rng.integers(0, 256, g.x).astype(np.uint8),
+        "moves": moves.astype(np.int32) if draw.chance(0.8) else None,
+        "mean": (255 * draw.rng.random(channels)).astype(draw.sums),
+        "scale": (0.02 * draw.rng.random(channels)).astype(draw.sums),
+        "out": draw.out(g.x),
+    }
 
 
 def softmax_cross_entropy(draw: Draw, g: Classes) -> Arguments:

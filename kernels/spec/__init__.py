@@ -30,6 +30,7 @@ from .elementwise import (
     relu,
     relu_backward,
 )
+from .images import normalise
 from .loss import SoftmaxCrossEntropy, softmax_cross_entropy
 from .norm import (
     LRN,
@@ -97,6 +98,7 @@ __all__ = [
     "max_pool2d",
     "max_pool2d_backward",
     "nbytes",
+    "normalise",
     "relu",
     "relu_backward",
     "sgd_update",

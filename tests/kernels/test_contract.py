@@ -98,7 +98,7 @@ def may_be_pitched(function, name):
     return activation and not filters and not flat
 
 
-FLAT = ("relu", "relu_backward", "add", "dropout", "cast")
+FLAT = ("relu", "relu_backward", "add", "dropout", "cast", "normalise")
 
 
 MATRICES = [entry for entry in EVERY_ARRAY if len(extents(*entry)) > 1]

@@ -16,6 +16,7 @@ from .conv import (
 )
 from .dense import bias_grad, dense, dense_dgrad, dense_wgrad
 from .elementwise import add, cast, channel_slice, concat, dropout, relu, relu_backward
+from .images import normalise
 from .loss import softmax_cross_entropy
 from .norm import (
     batch_norm_backward,
@@ -61,6 +62,7 @@ __all__ = [
     "lrn_backward",
     "max_pool2d",
     "max_pool2d_backward",
+    "normalise",
     "relu",
     "relu_backward",
     "sgd_update",
