@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..kernels import spec
@@ -49,6 +49,7 @@ class GraphBuilder:
         self._nodes: list[Node] = []
         self.auxiliaries: list[tuple[Value, float]] = []
         self._loss_weights: dict[str, float] = {}
+        self._constants: dict[str, tuple[float, ...]] = {}
 
     # What a graph is given
 
@@ -57,6 +58,23 @@ class GraphBuilder:
         value = Value(name, tuple(shape), dtype or self.dtype, "input")
         self._inputs.append(value)
         return value
+
+    def constant(self, name: str, values: Iterable[float]) -> Value:
+        """A vector that is the same in every run, in the accumulator's type."""
+        self._constants[name] = kept = tuple(map(float, values))
+        return self.input(name, (len(kept),), spec.accumulator(self.dtype))
+
+    def pictures(
+        self, shape: tuple[int, ...], mean: Iterable[float], scale: Iterable[float]
+    ) -> Value:
+        """uint8 pictures [N,H,W,C] and their moves, made and normalised; see `spec.normalise`."""
+        arguments = {
+            "images": self.input("images", shape, "uint8"),
+            "moves": self.input("moves", (shape[0], 3), "int32"),
+            "mean": self.constant("images/mean", mean),
+            "scale": self.constant("images/scale", scale),
+        }
+        return self._emit("normalise", "images", shape, **arguments)
 
     def parameter(
         self, name: str, shape: tuple[int, ...], init: Any, *, fan_in: int = 1, decay: bool = False
@@ -288,6 +306,7 @@ class GraphBuilder:
         return Graph(
             self.name, tuple(self._inputs), tuple(self._keys), tuple(self._params.values()),
             tuple(self._states), tuple(self._nodes), outputs, dict(self._loss_weights),
+            dict(self._constants),
         )  # fmt: skip
 
     # Helpers

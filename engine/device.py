@@ -55,6 +55,7 @@ class Device:
     precisions: tuple[str, ...] = ("fp32", "fp16", "bf16", "fp64")
     products: str = "ieee"  # how float32 products are formed unless the user asks for less
     slots: int = 0  # training steps that are on their way at once
+    pictures: bool = False  # training takes uint8 images, and moves and normalises them here
     arena_bytes: int = 0  # allocated by `reserve`, if it allocates
 
     @property
@@ -169,7 +170,8 @@ def _interpreter(backend: str) -> Device:
     if reason is not None:
         raise InputError(f"--device interpreter: {reason}")
     # no tf32: products are formed in float32
-    return Device("interpreter", (backend,), warning=SLOW, precisions=("fp32", "fp16", "bf16"))
+    precisions = ("fp32", "fp16", "bf16")
+    return Device("interpreter", (backend,), warning=SLOW, precisions=precisions, pictures=True)
 
 
 def _check_gpu(name: str, index: int, backends: tuple[str, ...]) -> None:

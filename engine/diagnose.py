@@ -22,7 +22,8 @@ def first_non_finite(
     Looks at the input, then the parameters of each layer, then its output, in order.
     """
     graph = network.description.graph(
-        len(inputs["x"]), training=training, scaled=network.scaled, products=network.products,
+        len(next(iter(inputs.values()))), training=training, scaled=network.scaled,
+        products=network.products, pictures="images" in inputs,
     )  # fmt: skip
     program = compile_graph(graph, network.device, training=False, fused=False, reuse=False)
     plan = Plan(program, Storage(network.device, network.parameters, [program]))

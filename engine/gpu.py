@@ -30,6 +30,7 @@ class CudaDevice(Device):
         super().__init__(
             f"cuda:{gpu.index}", backends, declined,
             precisions=("fp32", "tf32", "fp16", "bf16"), products="tf32x3", slots=SLOTS,
+            pictures=True,
         )  # fmt: skip
         self.gpu = gpu
         self.graphs = graphs

@@ -16,6 +16,7 @@ import numpy as np
 from . import userfile
 from .arena import Layout, ParameterArena
 from .compile import compile_graph
+from .data import in_pixels
 from .device import Device, numpy_dtype
 from .errors import InputError
 from .init import initial_state, initial_values
@@ -89,8 +90,10 @@ class Description:
             )
         return made
 
-    def graph(self, batch: int, *, training: bool, **more: Any) -> Graph:
+    def graph(self, batch: int, *, training: bool, pictures: bool = False, **more: Any) -> Graph:
         """The graph for one batch size; `more` may set label_smoothing, scaled and products.
+
+        With `pictures` it begins with uint8 images and their moves, see `build_graph`.
 
         Raises: InputError when the file of the network has changed, and as `build_graph`.
         """
@@ -98,7 +101,9 @@ class Description:
             userfile.check(self.arch, self.code)
         return build_graph(
             self.arch, batch, self.input_shape, len(self.classes), training=training,
-            dtype=activation_dtype(self.precision), options=self.options, **more,
+            dtype=activation_dtype(self.precision), options=self.options,
+            pixels=in_pixels(self.mean, self.std, PRECISIONS[self.precision]) if pictures else None,
+            **more,
         )  # fmt: skip
 
 
@@ -117,10 +122,12 @@ class Network:
         train_batches: Sequence[int] = (),
         label_smoothing: float = 0.0,
         optimizer: str | None = None,
+        pictures: bool = False,
     ) -> None:
         """Compile and allocate; parameters are zero until `initialise` or `load`.
 
-        With the name of an `optimizer`, room for its state and for the steps is reserved too.
+        With the name of an `optimizer`, room for its state and for the steps is reserved too. With
+        `pictures`, training takes uint8 images and their moves.
 
         Raises: InputError for an architecture, option, precision or image size that cannot work,
         and for a batch size that does not fit into the device's memory.
@@ -130,7 +137,7 @@ class Network:
         self.device = device
         self.scaled = description.precision == "fp16"  # needs loss scaling
         self.products = products(description.precision, device)
-        self._smoothing, self._optimizer = label_smoothing, optimizer
+        self._smoothing, self._optimizer, self._pictures = label_smoothing, optimizer, pictures
         programs = self._compiled(infer_batch, train_batches)
         self.initial = next(iter(programs.values())).graph.params
         try:
@@ -149,11 +156,12 @@ class Network:
     ) -> dict[tuple[bool, int], Program]:
         """(training, batch size) → program."""
         graphs: dict[tuple[bool, int], Graph] = {}
-        told = {"products": self.products}
+        told: dict[str, Any] = {"products": self.products}
         for batch in train_batches:
             graphs[True, batch] = self.description.graph(
-                batch, training=True, label_smoothing=self._smoothing, scaled=self.scaled, **told
-            )
+                batch, training=True, label_smoothing=self._smoothing, scaled=self.scaled,
+                pictures=self._pictures, **told,
+            )  # fmt: skip
         if infer_batch:
             graphs[False, infer_batch] = self.description.graph(infer_batch, training=False, **told)
         return {

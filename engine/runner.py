@@ -45,9 +45,12 @@ class Feeds:
         self.device = device
         self.keys = {value.name: stream for stream, value in enumerate(graph.keys)}
         self.loss_weights = graph.loss_weights
+        self.constants = graph.constants
         self._places: dict[str, tuple[int, int, tuple[int, ...], str]] = {}
         self.size = 0
-        given = {v.name: (v.shape, v.dtype) for v in (*graph.inputs, *graph.keys)}
+        # constants first: blocks of all batch sizes, which share memory on the host, agree on them
+        ordered = sorted(graph.inputs, key=lambda value: value.name not in graph.constants)
+        given = {v.name: (v.shape, v.dtype) for v in (*ordered, *graph.keys)}
         for name, (shape, kind) in {**given, LR: ((1,), dtype), STEP: ((1,), "int64")}.items():
             end = self.size + math.prod(shape) * spec.ITEMSIZE[kind]
             self._places[name] = (self.size, end, shape, kind)
@@ -59,6 +62,13 @@ class Feeds:
             name: block[start:end].view(numpy_dtype(kind)).reshape(shape)
             for name, (start, end, shape, kind) in self._places.items()
         }
+
+    def views_to_write(self, block: np.ndarray) -> dict[str, np.ndarray]:
+        """`views` of a block on the host, with what never changes written into it."""
+        views = self.views(block)
+        for name, values in self.constants.items():
+            views[name][...] = values
+        return views
 
     def write(
         self, views: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray], *, seed: int,
@@ -141,7 +151,7 @@ class Plan:
         self.block = storage.device.zeros((self.feeds.size,), "uint8")  # what feeds are copied to
         self.fed = self.feeds.views(self.block)
         self._staged = storage.device.stage(self.block)
-        self._views = self.feeds.views(self._staged)
+        self._views = self.feeds.views_to_write(self._staged)
         self._arrays = _arrays(program, storage, self.fed)
         self.steps: list[tuple[Node, Callable[[], None]]] = [
             (node, self._bind(node)) for node in self.graph.nodes if node.op != "reshape"

@@ -77,7 +77,7 @@ class WaitedSteps:
         """
         begun, network = time.perf_counter(), self.network
         plan = network.training[len(batch.labels)]
-        inputs = {"x": batch.images, "labels": batch.labels}
+        inputs = batch.inputs
         if network.scaled:
             inputs["grad_scale"] = np.array([progress.loss_scale])
         plan.feed(inputs, seed=self.seed, step=progress.step, lr=lr)
@@ -191,8 +191,8 @@ class QueuedSteps:
         for batch, plan in plans.items():
             mine = host[: plan.feeds.size]
             routes[batch] = _Route(
-                plan, mine, plan.feeds.views(mine), device[: plan.feeds.size], outputs[batch],
-                _side_by_side(pinned, outputs[batch]), arrived, done,
+                plan, mine, plan.feeds.views_to_write(mine), device[: plan.feeds.size],
+                outputs[batch], _side_by_side(pinned, outputs[batch]), arrived, done,
             )  # fmt: skip
         return routes
 
@@ -211,7 +211,7 @@ class QueuedSteps:
         begun, gpu = time.perf_counter(), self.gpu
         known = [self._finish()] if len(self._pending) == len(self._slots) else []
         route = self._slots[progress.step % len(self._slots)][len(batch.labels)]
-        inputs = {"x": batch.images, "labels": batch.labels}
+        inputs = batch.inputs
         feeds = route.plan.feeds
         feeds.write(route.views, inputs, seed=self.seed, step=progress.step, lr=lr)
         gpu.copy(route.device, route.host, gpu.copies)

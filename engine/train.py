@@ -100,7 +100,8 @@ class Trainer:
         self.loader = Loader(
             splits.train, config.batch_size, seed=config.seed, augment=augment,
             mean=splits.mean, std=splits.std,
-            dtype={"fp16": "float16", "bf16": "bfloat16"}.get(config.precision, "float32"),
+            dtype="uint8" if device.pictures else
+            {"fp16": "float16", "bf16": "bfloat16"}.get(config.precision, "float32"),
         )  # fmt: skip
         self.schedule = get_schedule(config.schedule)
         self.total_steps = config.epochs * self.loader.steps_per_epoch
@@ -109,6 +110,7 @@ class Trainer:
             self.description, device, infer_batch=min(config.batch_size, len(splits.test)),
             train_batches=(config.batch_size, *([rest] if rest else [])),
             label_smoothing=config.label_smoothing, optimizer=config.optimizer,
+            pictures=device.pictures,
         )  # fmt: skip
         self.optimizer = Optimizer(
             config.optimizer, self.network.parameters, weight_decay=config.weight_decay,

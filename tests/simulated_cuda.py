@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -139,6 +140,7 @@ class Device:
         self.pinned: list[tuple[int, int]] = []  # address ranges
         self.kept: list[Any] = []  # all memory: queued work knows it by its address only
         self.log: list[str] = []
+        self.moved: Counter[str] = Counter()  # bytes copied, by direction
         self.streams: list[Stream] = []
         self.error: Exception | None = None  # once set, every call fails with it
         self.count, self.driver, self.built = 1, 12080, 12080
@@ -194,6 +196,7 @@ class Device:
             values = values.copy()  # CUDA may take it into memory of its own first
 
         def work() -> None:
+            self.moved[name] += size
             _bytes(out, size)[:] = values
 
         queue.enqueue(name, work)

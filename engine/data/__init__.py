@@ -8,7 +8,7 @@ from .augment import Augment
 from .dataset import Dataset, Splits, limited
 from .fetch import fetch
 from .images import read_image
-from .loader import Batch, Loader
+from .loader import Batch, Loader, in_pixels
 from .registry import REGISTRY, Entry
 from .resolve import load
 
@@ -21,6 +21,7 @@ __all__ = [
     "Loader",
     "Splits",
     "fetch",
+    "in_pixels",
     "limited",
     "load",
     "read_image",

@@ -17,13 +17,14 @@ import numpy as np
 
 from ...kernels import philox
 from ..errors import InputError
-from .augment import Augment
+from .augment import Augment, Moves
 from .dataset import Dataset
 from .streams import SHUFFLE
 
 QUEUE_BATCHES = 4
 
 _DTYPES = {
+    "uint8": np.dtype(np.uint8),
     "float64": np.dtype(np.float64),
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
@@ -35,20 +36,30 @@ _DTYPES = {
 class Batch:
     """Batch `index` of an epoch: `images` [B, H, W, C] normalised, `labels` int32[B].
 
-    `ids` int64[B] are the positions of the samples in the data set.
+    `ids` int64[B] are the positions of the samples in the data set. With `moves` int32[B, 3] the
+    images are uint8 as they are stored, and what `kernels.spec.normalise` does is left to do.
     """
 
     index: int
     images: np.ndarray
     labels: np.ndarray
     ids: np.ndarray
+    moves: np.ndarray | None = None
+
+    @property
+    def inputs(self) -> dict[str, np.ndarray]:
+        """What a training step is fed with, by the names of its graph's inputs."""
+        if self.moves is None:
+            return {"x": self.images, "labels": self.labels}
+        return {"images": self.images, "moves": self.moves, "labels": self.labels}
 
 
 class Loader:
     """Batches of a data set, shuffled, augmented and normalised as `(x / 255 - mean) / std`.
 
-    `mean` and `std` are per channel in units of 0 … 1. `dtype` is float32, float64, float16 or
-    bfloat16. The last batch may be smaller, or is left out with `drop_last`.
+    `mean` and `std` are per channel in units of 0 … 1. `dtype` is float32, float64, float16,
+    bfloat16, or uint8 for images as they are stored and their moves, which a device that is better
+    at it makes and normalises. The last batch may be smaller, or is left out with `drop_last`.
 
     Raises:
         InputError: the batch size, the channels, the dtype or the shift do not fit the data set.
@@ -95,9 +106,7 @@ class Loader:
         self.shuffle = shuffle
         self.drop_last = drop_last
         self._dtype = _DTYPES[dtype]
-        compute = np.float64 if dtype == "float64" else np.float32
-        self._scale = (1.0 / (255.0 * np.asarray(std, np.float64))).astype(compute)
-        self._shift = (-np.asarray(mean, np.float64) / np.asarray(std, np.float64)).astype(compute)
+        self._mean, self._scale = in_pixels(mean, std, dtype)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -136,17 +145,42 @@ class Loader:
         for index in range(start_batch, self.steps_per_epoch):
             chosen = slice(index * self.batch_size, (index + 1) * self.batch_size)
             ids = order[chosen]
-            images = self.dataset.images[ids]
-            if self.augment is not None and moves is not None:
-                images = self.augment.move(images, type(moves)(*(m[chosen] for m in moves)))
-            yield Batch(index, self._normalise(images), self.dataset.labels[ids], ids)
+            images, labels = self.dataset.images[ids], self.dataset.labels[ids]
+            mine = None if moves is None else Moves(*(m[chosen] for m in moves))
+            if self._dtype == np.uint8:
+                yield Batch(index, images, labels, ids, _table(mine, len(ids)))
+                continue
+            if self.augment is not None and mine is not None:
+                images = self.augment.move(images, mine)
+            yield Batch(index, self._normalise(images), labels, ids)
 
     def _normalise(self, images: np.ndarray) -> np.ndarray:
-        """`images` uint8[B, H, W, C] in the dtype of the batches: x * scale + shift."""
+        """`images` uint8[B, H, W, C] in the dtype of the batches, as `kernels.spec.normalise`."""
         out = images.astype(self._scale.dtype)
+        out -= self._mean
         out *= self._scale
-        out += self._shift
         return out.astype(self._dtype, copy=False)
+
+
+def in_pixels(
+    mean: Sequence[float], std: Sequence[float], dtype: str = "float32"
+) -> tuple[np.ndarray, np.ndarray]:
+    """(255 mean, 1 / (255 std)) per channel: `(x - a) * b` normalises pixels of 0 … 255.
+
+    Both are float32, for float64 images float64.
+    """
+    wide = np.float64 if dtype == "float64" else np.float32
+    spread = 1.0 / (255.0 * np.asarray(std, np.float64))
+    return (255.0 * np.asarray(mean, np.float64)).astype(wide), spread.astype(wide)
+
+
+def _table(moves: Moves | None, count: int) -> np.ndarray:
+    """`moves` as int32[count, 3]; None: nothing moves."""
+    table = np.zeros((count, 3), np.int32)
+    if moves is not None:
+        for column, values in enumerate(moves):
+            table[:, column] = values
+    return table
 
 
 def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import math
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,12 +141,15 @@ def build_graph(
     label_smoothing: float = 0.0,
     scaled: bool = False,
     options: dict[str, Any] | None = None,
+    pixels: tuple[Iterable[float], Iterable[float]] | None = None,
 ) -> Graph:
     """The graph of a network (`get_model`) for one batch size.
 
     Inputs: x [batch, H, W, C], and for training labels int32 [batch]. Outputs: logits, and for
     training loss [batch], that of the logits; auxiliary heads only add to the gradients.
-    `products` is `spec.Conv2d.precision`; `options` are the network's own (`width`).
+    `products` is `spec.Conv2d.precision`; `options` are the network's own (`width`). `pixels` are
+    (mean, scale) by which x is made in the graph, from inputs images uint8 [batch, H, W, C] and
+    moves int32 [batch, 3]; see `spec.normalise`.
 
     Raises: InputError for an unknown network or option, or an image that is too small (names the
     layer).
@@ -155,7 +158,8 @@ def build_graph(
     options = options or {}
     check_options(model, options)
     b = GraphBuilder(arch, dtype=dtype, products=products, training=training)
-    x = b.input("x", (batch, *input_shape))
+    shape = (batch, *input_shape)
+    x = b.input("x", shape) if pixels is None else b.pictures(shape, *pixels)
     labels = b.input("labels", (batch,), "int32") if training else None
     logits = model.build(b, x, classes, **options)
     if not isinstance(logits, Value) or logits.shape != (batch, classes):

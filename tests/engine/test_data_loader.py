@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from cnnengine.engine.data import Augment, Loader
+from cnnengine.engine.data import Augment, Loader, in_pixels
 from cnnengine.engine.data.loader import QUEUE_BATCHES
 from cnnengine.engine.errors import InputError
-from cnnengine.kernels import philox
+from cnnengine.kernels import philox, registry
 
 from .data_helpers import toy_dataset
 
@@ -129,6 +129,23 @@ def test_loader__normalises(dtype, tolerance):
     np.testing.assert_allclose(
         batch.images.astype(np.float64), expected, rtol=tolerance, atol=5 * tolerance
     )
+
+
+@pytest.mark.parametrize("augment", [None, Augment(shift=2, flip=True)])
+def test_loader__raw_batches_become_the_normalised_ones(augment):
+    """By the contract function that a device runs on them, bit for bit."""
+    dataset = toy_dataset(shape=(8, 6, 3))
+    mean, std = (0.1, 0.5, 0.9), (0.3, 0.2, 0.1)
+    given = {"dataset": dataset, "mean": mean, "std": std, "augment": augment}
+    made = list(toy_loader(**given).epoch(1))
+    for batch, raw in zip(made, toy_loader(**given, dtype="uint8").epoch(1), strict=True):
+        assert raw.images.dtype == np.uint8
+        out = np.empty_like(batch.images)
+        normalise = registry.load("numpy").function("normalise")
+        normalise(raw.images, raw.moves, *in_pixels(mean, std), out)
+        np.testing.assert_array_equal(out, batch.images)
+        assert list(raw.inputs) == ["images", "moves", "labels"]
+        assert list(batch.inputs) == ["x", "labels"]
 
 
 def test_loader__order_depends_on_seed_and_epoch():

@@ -85,6 +85,20 @@ def test_gpu__a_step_is_one_replay_without_allocation(tmp_path, simulated):
     assert len({allocated for _, allocated in seen}) == 1
 
 
+def test_gpu__pictures_cross_the_bus_as_bytes(tmp_path, simulated):
+    trainer = toy_trainer(tmp_path / "run", toy_splits(64), device="cuda", batch_size=64)
+    batch = next(trainer.loader.epoch(0))
+    with trainer.device.session():
+        before = simulated.moved["host to device"]
+        trainer.steps.run(batch, trainer.progress, 0.01)
+        trainer.steps.drain()
+    moved = simulated.moved["host to device"] - before
+    pixels = 64 * 8 * 8
+    assert batch.images.nbytes == pixels
+    assert pixels < moved < pixels + 3000  # float32 alone would be 4 * 4096
+    assert simulated.log.count("normalise") == 1
+
+
 def test_gpu__no_graph_launches_every_kernel(tmp_path, simulated, on_cpu):
     trainer = toy_trainer(tmp_path / "gpu", device="cuda", graph=False)
     _assert_same(_run(trainer), on_cpu())
