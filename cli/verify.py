@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,12 +26,14 @@ TABLE = ("op", "case", "type", "backend", "tile", "rel. RMS", "allowed", "max ul
               help="quick: each shape in one type; full: in all, and all layers.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N",
               help="Names the random inputs; a fresh one is drawn and printed.")  # fmt: skip
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), metavar="M",
+              help="Stop after M minutes and say what is left.  [default: none]")  # fmt: skip
 @click.option("--all", "every", is_flag=True, help="A line for every call, not only the worst.")
 @options.JSON
 @click.pass_context
 def command(
     ctx: click.Context, device: str, kernels: str, ops: str | None, suite: str, seed: int | None,
-    every: bool, as_json: bool,
+    minutes: float | None, every: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Check every kernel against float64 on this machine.
 
@@ -55,7 +58,8 @@ def command(
                 f"--seed {seed} repeats it")  # fmt: skip
     rows: list[suites.Row] = []
     told_at = time.monotonic()
-    for row in suites.run(opened, functions, chosen, seed):
+    end = math.inf if minutes is None else told_at + 60 * minutes
+    for row in suites.run(opened, functions, chosen, seed, until=lambda: end - time.monotonic()):
         rows.append(row)
         if time.monotonic() - told_at > PATIENCE:
             told_at = time.monotonic()
@@ -105,7 +109,11 @@ def _print(rows: Sequence[dict[str, Any]], every: bool) -> None:
     left = TABLE[:5]
     output.print_table(TABLE, [_line(row, calls) for row, calls in lines], left=left)
     for backend, reason, functions, calls in suites.refusals(rows):
-        output.note(f"not taken by {backend}, {_calls(calls)} of {', '.join(functions)}: {reason}")
+        listed = ", ".join(functions)
+        if backend == "-":
+            output.note(f"not reached, {reason}: {listed}")
+        else:
+            output.note(f"not taken by {backend}, {_calls(calls)} of {listed}: {reason}")
 
 
 def _calls(count: int) -> str:

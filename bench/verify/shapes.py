@@ -188,7 +188,10 @@ def _cut(layer: Layer, batch: int, pixels: int) -> tuple[int, ...]:
 
 
 def real(kind: str, batch: int, pixels: int) -> dict[str, Geometry]:
-    """The layers of all suites as geometries of one family, images cut to `pixels`."""
+    """The layers of all suites as geometries of one family, images cut to `pixels`.
+
+    Of layers whose geometries are equal (outputs of one shape, say) the first stands for all.
+    """
     layers = [
         (f"{suite.name} {layer}", layer) for suite in SUITES.values() for layer in suite.layers
     ]
@@ -215,4 +218,5 @@ def real(kind: str, batch: int, pixels: int) -> dict[str, Geometry]:
         }
     if kind == "classes":
         found = {"ten classes": Classes(64, 10), "ImageNet": Classes(64, 1000)}
-    return found
+    first = {made: name for name, made in reversed(found.items())}
+    return {name: made for name, made in found.items() if first[made] == name}

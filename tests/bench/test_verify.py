@@ -210,6 +210,12 @@ def test_question__refuses_what_the_contract_refuses():
         judge.Question("relu", given)
 
 
+@pytest.mark.parametrize("kind", shapes.NASTY)
+def test_real__tries_no_geometry_twice(kind):
+    made = shapes.real(kind, 2, 224)
+    assert len(made) == len(set(made.values())) > 0
+
+
 def test_run__is_named_by_its_seed():
     def inputs(seed):
         given = conv_call(seed)
@@ -328,6 +334,13 @@ def test_verify__tells_what_was_not_taken(verify, small, monkeypatch):
     assert code == 1
     assert "not taken by numpy, 24 calls of relu, add: has none" in err
     assert "0 calls passed, 0 failed, 24 not taken; nothing was verified" in err
+
+
+def test_verify__stops_in_time_and_tells_what_it_left(verify, small):
+    code, _, err = verify("--device", "cpu", "--ops", "relu,add", "--minutes", "1e-9")
+    assert code == 1
+    assert "not reached, the time is over: relu, add" in err
+    assert "0 calls passed, 0 failed, 2 not reached; nothing was verified" in err
 
 
 def test_verify__a_wrong_kernel_ends_with_one(verify, small, monkeypatch):
