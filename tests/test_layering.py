@@ -19,7 +19,7 @@ ALLOWED = {
 }
 # packages that are heavy or not everywhere, and the places (files or folders) that may use them
 PLACES = {
-    "torch": ("bench/", "engine/distributed.py"),
+    "torch": ("bench/", "engine/distributed.py", "engine/tensorfiles.py"),
     "triton": ("kernels/triton/", "kernels/cuda.py", "bench/compile_check.py"),
     "cupy": (
         "kernels/cupy/",
