@@ -179,6 +179,7 @@ def _elementwise(array: Make, dtype: str) -> Iterator[Case]:
     yield "resnet50", "relu", {"x": x, "out": out}
     yield "resnet50", "relu_backward", {"dy": x, "y": y, "out": out}
     yield "resnet50", "add", {"a": x, "b": y, "out": out, "relu": True}
+    yield "resnet50", "mul", {"a": x, "b": y, "out": out}
     yield "resnet50", "cast", {"x": array("float32", *RESNET), "out": out}
     key = array("uint32", 4)
     yield "vgg16 fc6", "dropout", {"x": x, "out": out, "op": Dropout(0.5), "key": key}

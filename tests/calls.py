@@ -28,6 +28,7 @@ EXACT = {  # functions that only select or copy, and functions that round exactl
     "channel_slice",
     "cast",
     "max_pool2d",
+    *("transpose", "pad", "broadcast", "clip", "clip_backward"),
 }
 ACCUMULATED = {  # outputs of the type that sums have
     *("db", "dgamma", "dbeta", "mean", "invstd", "loss", "running_mean", "running_var"),

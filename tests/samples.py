@@ -7,7 +7,8 @@ from itertools import chain
 import numpy as np
 import pytest
 from calls import blank
-from cases import conv, dense, elementwise, images, loss, norm, pool, update
+from cases import activation, conv, dense, elementwise, images, loss, norm, pool, update
+from cases import shape as shapes
 from cases.draw import Draw
 from machine import machines
 
@@ -32,6 +33,8 @@ def _samples():
             norm.response_norm(draw, shape, LRN(), "float32"),
             elementwise.calls(draw, shape, "float32", "float32"),
             images.calls(draw, (2, 6, 5, 3), "float32"),
+            activation.calls(draw, shape, "float32"),
+            shapes.calls(draw, (2, 6, 5, 8), (0, 3, 1, 2), ".r..", "float32"),
             loss.calls(draw, (3, 5, 1.0, 0.0), "float32"),
             update.calls(draw, 8, 4, SGD(), AdamW(), "float32", "bfloat16"),
         ):

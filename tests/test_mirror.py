@@ -22,7 +22,14 @@ BACKENDS = [
 # (backend, file or function): why it is not there
 EXCEPTIONS = {
     ("native", module): "NumPy is bound by memory there already; C is for convolutions"
-    for module in ("dense", "elementwise", "images", "loss", "norm", "pool", "update")
+    for module in (
+        *("activation", "dense", "elementwise", "images", "loss", "norm"),
+        *("pool", "shape", "update"),
+    )
+} | {
+    (backend, module): "its kernels are being written"
+    for backend in ("triton", "cupy")
+    for module in ("activation", "shape")
 }
 
 # what each function writes, by parameter; every other array is read
@@ -41,7 +48,7 @@ WRITES = {
     "sgd_update": {"w": "inout", "v": "inout", "low": "out"},
     "adamw_update": {"w": "inout", "m": "inout", "v": "inout", "low": "out"},
 }
-PARAMETERS = {"op", "pool", "relu", "offset", "decay_until", "config"}
+PARAMETERS = {"op", "pool", "relu", "offset", "decay_until", "config", "axes", "log"}
 
 
 @cache

@@ -233,6 +233,78 @@ def add(a, b, relu=False):
     return {"out": (F.relu(out) if relu else out).numpy()}
 
 
+def mul(a, b):
+    return {"out": (_vector(a) * _vector(b)).numpy()}
+
+
+def transpose(x, axes):
+    return {"out": _vector(x).permute(axes).numpy()}
+
+
+def pad(x, op):
+    counts = [n for pair in zip(op.before, op.after, strict=True) for n in reversed(pair)]
+    before = [max(-b, 0) for b in op.before]  # what a crop takes off; PyTorch wants some left
+    after = [n - max(-a, 0) for a, n in zip(op.after, x.shape, strict=True)]
+    if not all(b < a for b, a in zip(before, after, strict=True)):
+        return {"out": np.full(op.output_shape(x.shape), op.value)}
+    return {"out": F.pad(_vector(x), counts[::-1], value=op.value).numpy()}
+
+
+def broadcast(x, out_shape):
+    return {"out": _vector(x).expand(out_shape).numpy()}
+
+
+def reduce_sum(x, out_shape):
+    return {"out": _vector(x).sum_to_size(out_shape).numpy()}
+
+
+def clip(x, op):
+    return {"out": _vector(x).clamp(op.low, op.high).numpy()}
+
+
+def clip_backward(dy, x, op):
+    if op.low >= op.high:  # hardtanh refuses that
+        return {"out": np.where(np.isnan(x), dy, 0.0)}
+    leaf = _vector(x).requires_grad_()
+    (dx,) = _backward(F.hardtanh(leaf, op.low, op.high), _vector(dy), leaf)
+    return {"out": torch.where(leaf.isnan(), _vector(dy), dx).numpy()}
+
+
+def leaky_relu(x, op):
+    return {"out": F.leaky_relu(_vector(x), op.slope).numpy()}
+
+
+def leaky_relu_backward(dy, x, op):
+    leaf = _vector(x).requires_grad_()
+    (dx,) = _backward(F.leaky_relu(leaf, op.slope), _vector(dy), leaf)
+    return {"out": torch.where(leaf.isnan(), _vector(dy), dx).numpy()}
+
+
+def _channels_second(array):
+    """[…, C] as [M, C], as PyTorch's prelu finds the channels."""
+    return _vector(array).reshape(-1, array.shape[-1])
+
+
+def prelu(x, slope):
+    return {"out": F.prelu(_channels_second(x), _vector(slope)).reshape(x.shape).numpy()}
+
+
+def prelu_backward(dy, x, slope):
+    leaf = _channels_second(x).requires_grad_()
+    upstream = _channels_second(dy)
+    (dx,) = _backward(F.prelu(leaf, _vector(slope)), upstream, leaf)
+    return {"out": torch.where(leaf.isnan(), upstream, dx).reshape(x.shape).numpy()}
+
+
+def softmax(x, log=False):
+    return {"out": (F.log_softmax if log else F.softmax)(_vector(x), -1).numpy()}
+
+
+def softmax_backward(dy, y, log=False):
+    backward = torch._log_softmax_backward_data if log else torch._softmax_backward_data
+    return {"out": backward(_vector(dy), _vector(y), -1, torch.float64).numpy()}
+
+
 def concat(xs):
     return {"out": torch.cat([_vector(x) for x in xs], -1).numpy()}
 

@@ -16,7 +16,10 @@ import numpy as np
 from ...kernels import spec
 
 Arguments = Mapping[str, Any]
-EXACT = {"relu", "relu_backward", "concat", "channel_slice", "cast", "max_pool2d"}
+EXACT = {
+    *("relu", "relu_backward", "clip", "clip_backward", "cast", "max_pool2d"),
+    *("concat", "channel_slice", "transpose", "pad", "broadcast"),
+}
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,29 @@ def _loss(a: Arguments) -> dict[str, Bound]:
     }
 
 
+def _sums(a: Arguments) -> dict[str, Bound]:
+    terms = max(1, a["x"].size // max(1, a["out"].size))
+    return {"out": Bound(terms, rms(a["x"]) * math.sqrt(terms))}
+
+
+def _leak(a: Arguments) -> dict[str, Bound]:
+    given = [np.asarray(a[n], np.float64) for n in ("dy", "x", "slope") if a.get(n) is not None]
+    return {"out": Bound(floor=max(rms(v[np.isfinite(v)]) for v in given))}
+
+
+def _softmax(a: Arguments) -> dict[str, Bound]:
+    k = a["x"].shape[-1]
+    # the logarithm of a sure class is the difference of two numbers near a logit
+    return {"out": Bound(k, rms(a["x"]) + math.log(k) if a["log"] else 1 / math.sqrt(k))}
+
+
+def _softmax_backward(a: Arguments) -> dict[str, Bound]:
+    k = a["y"].shape[-1]
+    shares = np.exp(np.asarray(a["y"], np.float64)) if a["log"] else a["y"]
+    size = _products(k, a["dy"], shares)
+    return {"out": Bound(k, math.hypot(rms(a["dy"]), size) if a["log"] else size)}
+
+
 def _update(a: Arguments) -> dict[str, Bound]:
     return {name: Bound(floor=rms(a["w"])) for name in ("w", "low")}
 
@@ -150,6 +176,11 @@ RULES: dict[str, Callable[[Arguments], dict[str, Bound]]] = {
     "dense_wgrad": _filter_gradient,
     "bias_grad": lambda a: _sum_of(a, "out"),
     "add": lambda a: {"out": Bound(floor=rms(a["a"], a["b"]))},
+    "mul": lambda a: {"out": Bound(floor=rms(a["a"]) * rms(a["b"]))},
+    "reduce_sum": _sums,
+    **dict.fromkeys(("leaky_relu", "leaky_relu_backward", "prelu", "prelu_backward"), _leak),
+    "softmax": _softmax,
+    "softmax_backward": _softmax_backward,
     "dropout": lambda a: {"out": Bound(floor=rms(a["x"]) / (1 - a["op"].p))},
     "max_pool2d_backward": _max_backward,
     "avg_pool2d": _average,

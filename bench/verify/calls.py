@@ -10,14 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 from ...kernels import spec
-from . import calls_products, calls_rest
+from . import calls_general, calls_products, calls_rest
 from .draw import Draw
 
 Arguments = dict[str, Any]
 
 BUILDERS: dict[str, Callable[[Draw, Any], Arguments | None]] = {
     name: getattr(module, name)
-    for module in (calls_products, calls_rest)
+    for module in (calls_products, calls_general, calls_rest)
     for name in spec.CONTRACTS
     if hasattr(module, name)
 }

@@ -39,6 +39,12 @@ def add(draw: Draw, g: Map) -> Arguments:
     return {**_in_place(draw, made, "a", "b"), "relu": draw.chance(0.5)}
 
 
+def mul(draw: Draw, g: Map) -> Arguments:
+    """A product."""
+    made = {"a": draw.normal(g.x), "b": draw.normal(g.x), "out": draw.out(g.x)}
+    return _in_place(draw, made, "a", "b")
+
+
 def concat(draw: Draw, g: Map) -> Arguments:
     """One to four arrays side by side."""
     widths = [g.x[3], *(int(n) for n in draw.rng.integers(1, 9, int(draw.rng.integers(0, 4))))]

@@ -76,7 +76,7 @@ def reference(function: str, arguments: Arguments) -> dict[str, np.ndarray]:
             kind = np.float64 if str(value.dtype) in spec.contract.FLOATS else value.dtype
             given[name] = np.zeros(value.shape, kind)
         else:
-            given[name] = _wide(value)
+            given[name] = value if directions[name] == "static" else _wide(value)
     backend = registry.load("numpy")
     with backend.session():
         backend.function(function)(**given)

@@ -58,6 +58,18 @@ add_kernel(const T* a, const T* b, T* out, long long elements, int relu) {
     store_group(out + here.first, sum, here.count, on_vectors(out));
 }
 
+template <class T>
+__global__ void __launch_bounds__(THREADS)
+mul_kernel(const T* a, const T* b, T* out, long long elements) {
+    const Flat here = flat_of_thread<GROUP<T>>(elements);
+    float product[GROUP<T>], other[GROUP<T>];
+    load_group(product, a + here.first, here.count, on_vectors(a));
+    load_group(other, b + here.first, here.count, on_vectors(b));
+#pragma unroll
+    for (int j = 0; j < GROUP<T>; ++j) product[j] *= other[j];
+    store_group(out + here.first, product, here.count, on_vectors(out));
+}
+
 // The wider of the two types sets how many elements are 16 bytes.
 template <class T, class U>
 __global__ void __launch_bounds__(THREADS) cast_kernel(const T* x, U* out, long long elements) {

@@ -40,6 +40,13 @@ def add(a: Array, b: Array, out: Out, *, relu: bool = False) -> None:
     launch_on_elements(FILE, "add_kernel", a, b, out, more=(int(relu),))
 
 
+@spec.implements(spec.mul)
+def mul(a: Array, b: Array, out: Out) -> None:
+    """out = a * b in float32."""
+    usable("mul", a=a, b=b, out=out)
+    launch_on_elements(FILE, "mul_kernel", a, b, out)
+
+
 @spec.implements(spec.concat)
 def concat(xs: Sequence[Array], out: Out) -> None:
     """One launch an array, except for one that already is its slice of out."""

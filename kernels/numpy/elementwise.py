@@ -48,6 +48,13 @@ def add(a: Array, b: Array, out: Out, *, relu: bool = False) -> None:
     for_chunks(a.size, CHUNK, run)
 
 
+@spec.implements(spec.mul)
+def mul(a: Array, b: Array, out: Out) -> None:
+    """out = a * b."""
+    a, b, out = a.reshape(-1), b.reshape(-1), out.reshape(-1)
+    for_chunks(a.size, CHUNK, lambda i, j: np.multiply(a[i:j], b[i:j], out=out[i:j]))
+
+
 @spec.implements(spec.concat)
 def concat(xs: Sequence[Array], out: Out) -> None:
     """Copy every array to its channels of out, except one that already lies there."""

@@ -1,5 +1,17 @@
 """THE CONTRACT: every kernel's name, signature, shape rule, checks and cost, for all backends."""
 
+from .activation import (
+    Clip,
+    LeakyRelu,
+    clip,
+    clip_backward,
+    leaky_relu,
+    leaky_relu_backward,
+    prelu,
+    prelu_backward,
+    softmax,
+    softmax_backward,
+)
 from .contract import (
     CONTRACTS,
     ITEMSIZE,
@@ -27,6 +39,7 @@ from .elementwise import (
     channel_slice,
     concat,
     dropout,
+    mul,
     relu,
     relu_backward,
 )
@@ -51,6 +64,7 @@ from .pool import (
     max_pool2d,
     max_pool2d_backward,
 )
+from .shape import Pad, broadcast, pad, reduce_sum, transpose
 from .update import SGD, AdamW, adamw_update, sgd_update
 
 __all__ = [
@@ -62,10 +76,13 @@ __all__ = [
     "AdamW",
     "AvgPool2d",
     "BatchNorm",
+    "Clip",
     "Config",
     "Conv2d",
     "Dropout",
+    "LeakyRelu",
     "MaxPool2d",
+    "Pad",
     "SoftmaxCrossEntropy",
     "accumulator",
     "adamw_update",
@@ -76,8 +93,11 @@ __all__ = [
     "batch_norm_inference",
     "batch_norm_training",
     "bias_grad",
+    "broadcast",
     "cast",
     "channel_slice",
+    "clip",
+    "clip_backward",
     "concat",
     "conv2d",
     "conv2d_dgrad",
@@ -93,14 +113,24 @@ __all__ = [
     "global_avg_pool2d",
     "global_avg_pool2d_backward",
     "implements",
+    "leaky_relu",
+    "leaky_relu_backward",
     "lrn",
     "lrn_backward",
     "max_pool2d",
     "max_pool2d_backward",
+    "mul",
     "nbytes",
     "normalise",
+    "pad",
+    "prelu",
+    "prelu_backward",
+    "reduce_sum",
     "relu",
     "relu_backward",
     "sgd_update",
+    "softmax",
+    "softmax_backward",
     "softmax_cross_entropy",
+    "transpose",
 ]

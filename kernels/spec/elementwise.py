@@ -1,4 +1,4 @@
-"""The contract of element-wise functions: ReLU, add, concat, dropout, cast, and gradients."""
+"""The contract of element-wise functions: ReLU, sums, products, concat, dropout, cast."""
 
 from __future__ import annotations
 
@@ -55,6 +55,17 @@ def add(a: Array, b: Array, out: Out, *, relu: bool = False) -> None:
     same_float("add", a=a, b=b, out=out)
     has_shape("add", tuple(a.shape), b=b, out=out)
     contiguous("add", a=a, b=b, out=out)
+
+
+@contract()
+def mul(a: Array, b: Array, out: Out) -> None:
+    """out = a * b, element by element. One shape and float type; out may be a or b.
+
+    Raises: ShapeError, DTypeError.
+    """
+    same_float("mul", a=a, b=b, out=out)
+    has_shape("mul", tuple(a.shape), b=b, out=out)
+    contiguous("mul", a=a, b=b, out=out)
 
 
 @contract()

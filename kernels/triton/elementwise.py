@@ -50,6 +50,14 @@ def _add_kernel(a, b, out, count, RELU: tl.constexpr, BLOCK_ELEMENTS: tl.constex
 
 
 @triton.jit
+def _mul_kernel(a, b, out, count, BLOCK_ELEMENTS: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * BLOCK_ELEMENTS + tl.arange(0, BLOCK_ELEMENTS)
+    product = wide(tl.load(a + i, mask=i < count, other=0.0))
+    product *= wide(tl.load(b + i, mask=i < count, other=0.0))
+    tl.store(out + i, narrow(product, out.dtype.element_ty), mask=i < count)
+
+
+@triton.jit
 def _cast_kernel(x, out, count, BLOCK_ELEMENTS: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BLOCK_ELEMENTS + tl.arange(0, BLOCK_ELEMENTS)
     value = wide(tl.load(x + i, mask=i < count, other=0.0))
@@ -117,6 +125,13 @@ def add(a: Array, b: Array, out: Out, *, relu: bool = False) -> None:
     usable("add", a=a, b=b, out=out)
     programs = cdiv(a.size, TILE)
     launch(_add_kernel, programs, a, b, out, a.size, RELU=relu, BLOCK_ELEMENTS=TILE)
+
+
+@spec.implements(spec.mul)
+def mul(a: Array, b: Array, out: Out) -> None:
+    """out = a * b in float32."""
+    usable("mul", a=a, b=b, out=out)
+    launch(_mul_kernel, cdiv(a.size, TILE), a, b, out, a.size, BLOCK_ELEMENTS=TILE)
 
 
 @spec.implements(spec.concat)

@@ -50,6 +50,7 @@ def calls(draw: Draw, shape: Shape, dtype: str, other: str) -> Iterator[Call]:
     if draw.chance(0.5):
         addition["relu"] = True
     yield flat("add", addition, "a", "b", floor={"out": rms(a, b)})
+    yield flat("mul", {"a": a, "b": b}, "a", "b", floor={"out": rms(a) * rms(b)})
     seed = draw.integer(0, 2**63 - 1), draw.integer(0, 2**32 - 1), draw.integer(0, 2**32 - 1)
     op = Dropout(draw.pick(0.0, 0.1, 0.5, 0.75, 0.999))
     inputs = {"x": a, "op": op, "key": key(*seed)}

@@ -93,12 +93,12 @@ def may_be_pitched(function, name):
     module = spec.CONTRACTS[function].module
     activation = len(extents(function, name)) == 4 and name in PITCHED
     filters = (function, name) == ("conv2d_wgrad", "out")
-    flat = module in ("dense", "update", "loss") and function != "bias_grad"
-    flat = flat or function in FLAT
+    flat = module in ("dense", "update", "loss", "shape", "activation")
+    flat = (flat and function != "bias_grad") or function in FLAT
     return activation and not filters and not flat
 
 
-FLAT = ("relu", "relu_backward", "add", "dropout", "cast", "normalise")
+FLAT = ("relu", "relu_backward", "add", "mul", "dropout", "cast", "normalise")
 
 
 MATRICES = [entry for entry in EVERY_ARRAY if len(extents(*entry)) > 1]
@@ -122,6 +122,9 @@ def test_contract__takes_channel_slices(function, name):
 IN_PLACE = {
     *(("relu", "x"), ("relu_backward", "dy"), ("relu_backward", "y")),
     *(("add", "a"), ("add", "b"), ("dropout", "x")),
+    *(("mul", "a"), ("mul", "b"), ("clip", "x"), ("clip_backward", "dy"), ("clip_backward", "x")),
+    *(("leaky_relu", "x"), ("leaky_relu_backward", "dy"), ("leaky_relu_backward", "x")),
+    *(("prelu", "x"), ("prelu_backward", "dy"), ("prelu_backward", "x")),
     ("conv2d", "residual"),
     *(("concat", "xs"), ("channel_slice", "x")),
 }

@@ -7,6 +7,16 @@ at most the images and channels of one pixel are handled together. Nothing here 
 nothing is shared with a backend.
 """
 
+from .activation import (
+    clip,
+    clip_backward,
+    leaky_relu,
+    leaky_relu_backward,
+    prelu,
+    prelu_backward,
+    softmax,
+    softmax_backward,
+)
 from .conv import (
     conv2d,
     conv2d_dgrad,
@@ -15,7 +25,7 @@ from .conv import (
     conv2d_wgrad,
 )
 from .dense import bias_grad, dense, dense_dgrad, dense_wgrad
-from .elementwise import add, cast, channel_slice, concat, dropout, relu, relu_backward
+from .elementwise import add, cast, channel_slice, concat, dropout, mul, relu, relu_backward
 from .images import normalise
 from .loss import softmax_cross_entropy
 from .norm import (
@@ -33,6 +43,7 @@ from .pool import (
     max_pool2d,
     max_pool2d_backward,
 )
+from .shape import broadcast, pad, reduce_sum, transpose
 from .update import adamw_update, sgd_update
 
 __all__ = [
@@ -44,8 +55,11 @@ __all__ = [
     "batch_norm_inference",
     "batch_norm_training",
     "bias_grad",
+    "broadcast",
     "cast",
     "channel_slice",
+    "clip",
+    "clip_backward",
     "concat",
     "conv2d",
     "conv2d_dgrad",
@@ -58,13 +72,23 @@ __all__ = [
     "dropout",
     "global_avg_pool2d",
     "global_avg_pool2d_backward",
+    "leaky_relu",
+    "leaky_relu_backward",
     "lrn",
     "lrn_backward",
     "max_pool2d",
     "max_pool2d_backward",
+    "mul",
     "normalise",
+    "pad",
+    "prelu",
+    "prelu_backward",
+    "reduce_sum",
     "relu",
     "relu_backward",
     "sgd_update",
+    "softmax",
+    "softmax_backward",
     "softmax_cross_entropy",
+    "transpose",
 ]

@@ -35,6 +35,10 @@ def add(a, b, relu=False):
     return {"out": rectify(a + b) if relu else a + b}
 
 
+def mul(a, b):
+    return {"out": a * b}
+
+
 def concat(xs):
     out = np.full((*xs[0].shape[:-1], sum(x.shape[-1] for x in xs)), np.nan)
     channel = 0
