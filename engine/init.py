@@ -1,4 +1,4 @@
-"""How parameters start: He's normal initialisation, zeros, ones, from counter-based numbers.
+"""How parameters start: at zero, one or a number, or by He from counter-based numbers.
 
 A parameter's values depend on the seed and its name only, so adding a layer changes no other.
 He et al. 2015: weights ~ N(0, 2 / fan_in) keep the variance of activations through ReLU layers.
@@ -26,6 +26,8 @@ def initial_value(parameter: Parameter, seed: int) -> np.ndarray:
         return np.zeros(shape, np.float32)
     if parameter.init == "ones":
         return np.ones(shape, np.float32)
+    if parameter.init != "he":
+        return np.full(shape, parameter.init, np.float32)
     key = philox.key(seed, zlib.crc32(parameter.value.name.encode()), STREAM)
     values = np.empty(math.prod(shape), np.float32)
     scale = math.sqrt(2.0 / parameter.fan_in)

@@ -91,13 +91,13 @@ class Value:
 class Parameter:
     """A parameter of the network: its value, how it starts, and what training may do to it.
 
-    init is "he" (normal, variance 2 / fan_in), "zeros" or "ones"; fan_in counts the inputs of one
-    output; `decay`: weight decay applies; `trainable`: False for a frozen one, which gets no
-    gradient.
+    init is "he" (normal, variance 2 / fan_in), "zeros", "ones" or a number; fan_in counts the
+    inputs of one output; `decay`: weight decay applies; `trainable`: False for a frozen one, which
+    gets no gradient.
     """
 
     value: Value
-    init: Literal["he", "zeros", "ones"]
+    init: Literal["he", "zeros", "ones"] | float
     fan_in: int = 1
     decay: bool = False
     trainable: bool = True

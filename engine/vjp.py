@@ -1,8 +1,9 @@
 """The gradient table: one rule per op, each a vector-Jacobian product.
 
 A rule gets the forward node, the gradient `dy` of its main result, and which of its arguments want
-a gradient; it emits the backward calls and returns argument name → gradient. Adding an op is one
-rule here. Nothing is emitted for an argument that nobody wants (frozen parameters, the image).
+a gradient; it emits the backward calls and returns argument name → gradient, of the type of dy or
+of `gradient_of`. Adding an op is one rule here. Nothing is emitted for an argument that nobody
+wants (frozen parameters, the image).
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def _dense(emit: Emitter, node: Node, dy: Value, wanted: set[str]) -> Gradients:
 
 
 def _one(function: str, emit: Emitter, node: Node, /, **arguments: Any) -> Gradients:
-    out = gradient_of(node["x"], f"@{node.name}")
+    x: Value = node["x"]
+    out = Value(f"grad/{x.name}@{node.name}", x.shape, node.out.dtype)
     return {"x": emit(function, node.name, out, **arguments)}
 
 
@@ -114,6 +116,71 @@ def _reshape(emit: Emitter, node: Node, dy: Value, wanted: set[str]) -> Gradient
     return _one("reshape", emit, node, x=dy)
 
 
+@rule("transpose")
+def _transpose(emit: Emitter, node: Node, dy: Value, wanted: set[str]) -> Gradients:
+    axes = node["axes"]
+    return _one("transpose", emit, node, x=dy, axes=tuple(map(axes.index, range(len(axes)))))
+
+
+@rule("pad")
+def _pad(emit: Emitter, node: Node, dy: Value, wanted: set[str]) -> Gradients:
+    return _one("pad", emit, node, x=dy, op=node["op"].transposed)
+
+
+@rule("broadcast")
+def _broadcast(emit: Emitter, node: Node, dy: Value, wanted: set[str]) -> Gradients:
+    x = node["x"]  # perhaps a parameter, whose gradient has the type of sums
+    return {"x": emit("reduce_sum", node.name, gradient_of(x, f"@{node.name}"), x=dy)}
+
+
+@rule("reduce_sum")
+def _reduce_sum(emit: Emitter, node: Node, dy: Value, wanted: set[str]) -> Gradients:
+    return _one("broadcast", emit, node, x=dy)
+
+
+@rule("clip")
+def _clip(emit: Emitter, node: Node, dy: Value, wanted: set[str]) -> Gradients:
+    return _one("clip_backward", emit, node, dy=dy, x=node["x"], op=node["op"])
+
+
+@rule("leaky_relu")
+def _leaky_relu(emit: Emitter, node: Node, dy: Value, wanted: set[str]) -> Gradients:
+    return _one("leaky_relu_backward", emit, node, dy=dy, x=node["x"], op=node["op"])
+
+
+@rule("prelu")
+def _prelu(emit: Emitter, node: Node, dy: Value, wanted: set[str]) -> Gradients:
+    x, slope, name = node["x"], node["slope"], node.name
+    gradients: Gradients = {}
+    if "x" in wanted:
+        gradients = _one("prelu_backward", emit, node, dy=dy, x=x, slope=slope)
+    if "slope" in wanted:  # sum of dy * min(x, 0)
+        below, product = (Value(f"grad/{name}/{n}", x.shape, x.dtype) for n in ("below", "product"))
+        emit("clip", name, below, x=x, op=spec.Clip(high=0.0))
+        emit("mul", name, product, a=dy, b=below)
+        shape = (*(1,) * (len(x.shape) - 1), *slope.shape)
+        sums = Value(f"grad/{name}/sums", shape, spec.accumulator(x.dtype))
+        emit("reduce_sum", name, sums, x=product)
+        out = gradient_of(slope, f"@{name}")
+        gradients["slope"] = emit("reshape", name, out, x=sums)
+    return gradients
+
+
+@rule("softmax")
+def _softmax(emit: Emitter, node: Node, dy: Value, wanted: set[str]) -> Gradients:
+    return _one("softmax_backward", emit, node, dy=dy, y=node.out, log=node["log"])
+
+
+@rule("mul")
+def _mul(emit: Emitter, node: Node, dy: Value, wanted: set[str]) -> Gradients:
+    gradients: Gradients = {}
+    for name, other in (("a", "b"), ("b", "a")):
+        if name in wanted:
+            out = Value(f"grad/{node[name].name}@{node.name}.{name}", dy.shape, dy.dtype)
+            gradients[name] = emit("mul", node.name, out, a=dy, b=node[other])
+    return gradients
+
+
 @rule("add")
 def _add(emit: Emitter, node: Node, dy: Value, wanted: set[str]) -> Gradients:
     return {name: dy for name in ("a", "b") if name in wanted}
@@ -147,5 +214,5 @@ def _batch_norm(emit: Emitter, node: Node, dy: Value, wanted: set[str]) -> Gradi
 
 def differentiable(node: Node) -> Mapping[str, Any]:
     """The arguments of `node` that can carry a gradient."""
-    names = ("x", "xs", "w", "b", "a", "gamma", "beta")
+    names = ("x", "xs", "w", "b", "a", "gamma", "beta", "slope")
     return {name: node[name] for name in names if node[name] is not None}

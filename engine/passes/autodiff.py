@@ -33,9 +33,16 @@ def autodiff(graph: Graph) -> Graph:
     trainable = [p.value for p in graph.params if p.trainable]
     nodes, gradients = backward(graph, trainable, {})
     outputs = dict(graph.outputs)
+    shared = {node.out for node in nodes if node.op == "reshape"}
     for value in trainable:
         if value in gradients:
-            outputs[f"grad/{value.name}"] = gradients[value]
+            gradient = gradients[value]
+            if gradient in shared:  # it needs memory of its own, in the gradient arena
+                out = vjp.gradient_of(value, "@copy")
+                nodes.append(Node("cast", value.name, {"x": gradient, "out": out}))
+                gradient = out
+            shared.add(gradient)
+            outputs[f"grad/{value.name}"] = gradient
     return prune(replace(graph, nodes=(*graph.nodes, *nodes), outputs=outputs))
 
 
@@ -53,6 +60,9 @@ def backward(
     sums: Counter[str] = Counter()
 
     def collect(value: Value, gradient: Value, node: Node) -> None:
+        if gradient.dtype != vjp.gradient_of(value).dtype:  # a 16-bit parameter's
+            out = vjp.gradient_of(value, f"@{node.name}/wide{len(emit.nodes)}")
+            gradient = emit("cast", node.name, out, x=gradient)
         if value not in gradients:
             gradients[value] = gradient
             return
