@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import sys
 import zipfile
 
 import numpy as np
@@ -458,6 +459,13 @@ def test_read_weights__hostile_files_of_torch(damage, torch_oracle, tmp_path, mo
     with pytest.raises(InputError, match=rule):
         read_weights(path, small("lenet"))
     assert not (tmp_path / "evil").exists()
+
+
+def test_read_weights__says_what_to_install_where_torch_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "w").write_bytes(pickle.dumps({}))
+    with pytest.raises(InputError, match="w is a file of torch's; to read it: pip install torch"):
+        read_weights(tmp_path / "w", small("lenet"))
 
 
 def test_read_weights__what_is_no_file(tmp_path):
