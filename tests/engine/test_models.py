@@ -57,9 +57,10 @@ SMALL = {
     "resnet18": (40, 0.125),
     "resnet50": (40, 0.125),
     "googlenet": (80, 0.125),
+    "googlenet-bn": (80, 0.125),
     "inception-v3": (299, 0.0625),
 }
-AUXILIARY_WEIGHTS = {"googlenet": (0.3, 0.3), "inception-v3": (0.4,)}
+AUXILIARY_WEIGHTS = {"googlenet": (0.3, 0.3), "googlenet-bn": (0.3, 0.3), "inception-v3": (0.4,)}
 
 
 @pytest.mark.parametrize("arch", PARAMETERS)

@@ -145,6 +145,30 @@ def googlenet(p, x):
     return p.dense(x.mean((2, 3)), "dense"), *heads
 
 
+def googlenet_bn(p, x):
+    heads = []
+
+    def conv(x, name, stride=1, padding=0):
+        return F.relu(p.norm(p.conv(x, name, stride, padding), f"{name}_norm", 1e-3))
+
+    x = F.max_pool2d(conv(x, "conv1", 2, 3), 3, 2, ceil_mode=True)
+    x = F.max_pool2d(conv(conv(x, "conv2_reduce"), "conv2", 1, 1), 3, 2, ceil_mode=True)
+    for module in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
+        p.scope = f"inception{module}/"
+        threes = conv(conv(x, "conv3x3_reduce"), "conv3x3", 1, 1)
+        second = conv(conv(x, "second3x3_reduce"), "second3x3", 1, 1)
+        pooled = conv(F.max_pool2d(x, 3, 1, 1), "pool_conv")
+        x = torch.cat((conv(x, "conv1x1"), threes, second, pooled), 1)
+        if module in ("4a", "4d") and p.training:
+            p.scope = f"auxiliary{module}/"
+            y = F.relu(p.dense(conv(F.avg_pool2d(x, 5, 3), "conv"), "dense1"))
+            heads.append(p.dense(y, "dense2"))
+        if module in ("3b", "4e"):
+            x = F.max_pool2d(x, 2 if module == "4e" else 3, 2, ceil_mode=True)
+    p.scope = ""
+    return p.dense(x.mean((2, 3)), "dense"), *heads
+
+
 def inception_v3(p, x):
     heads = []
 
