@@ -94,6 +94,31 @@ def test_network__without_torch_is_held_to_our_float64(no_torch, bench_json):
     assert "torch is not installed" in row["baseline_missing"]
 
 
+@pytest.mark.parametrize(("off", "passes"), [(0.02, True), (0.0, False)], ids=["torch", "ours"])
+def test_check__float64_judges_where_the_two_sides_disagree(torch, monkeypatch, off, passes):
+    from cnnengine.bench import torch_side
+
+    exact = torch_side.torch_answers
+    monkeypatch.setattr(torch_side, "torch_answers", lambda *given: _shifted(exact(*given), off))
+    ours = network.our_answers
+    if not passes:  # ours in float32, the reference stays right
+        monkeypatch.setattr(
+            network, "our_answers",
+            lambda side, modes: _shifted(
+                ours(side, modes), 0.02 * (side.setting.description.precision == "fp32")
+            ),
+        )  # fmt: skip
+    side = network.OurSide(network.make_setting("lenet", 2), open_device("cpu"), ("train",))
+    checked = network.check(side, ("train",), against=True)
+    assert bool(checked["failed"]) != passes
+    assert checked["reference"].startswith("our float64 (numpy), torch float32 is")
+
+
+def _shifted(answers, share):
+    """The answers, one gradient of them off by a share of itself."""
+    return {**answers, "gradient of conv1/w": (1 + share) * answers["gradient of conv1/w"]}
+
+
 def test_network__memory_of_a_fresh_process(bench_json):
     code, told, err = bench_json(*LENET, "--mode", "train", "--against", "none", "--memory")
     assert code == 0, err
