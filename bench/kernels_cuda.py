@@ -6,8 +6,8 @@ import contextlib
 import functools
 from typing import Any
 
+from ..engine import nvml
 from ..engine.device import Device
-from . import nvml
 from . import work as works
 from .gpu import GpuTimer, OnDevice, Ring
 from .kernels import OurWay, add_rates, compared, float64, row_of

@@ -18,7 +18,6 @@ from cnnengine.bench import (
     kernels_cuda,
     machine,
     network,
-    nvml,
     roofline,
     suites,
     work,
@@ -26,6 +25,7 @@ from cnnengine.bench import (
 from cnnengine.bench.suites import SUITES, layer
 from cnnengine.bench.verify import judge, suite
 from cnnengine.engine import device as devices
+from cnnengine.engine import nvml
 from cnnengine.engine.device import open_device
 from cnnengine.engine.gpu import CudaDevice
 from cnnengine.kernels import cuda, registry

@@ -44,6 +44,11 @@ class Watch:
             return self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)
         return None
 
+    def joules(self) -> float | None:
+        """Energy since the start; None where it cannot be measured."""
+        after = self._energy()
+        return None if after is None or self._before is None else (after - self._before) / 1e3
+
     def told(self) -> dict[str, float] | None:
         """Clocks in MHz, degrees, watts, and joules since the start; None without NVML."""
         n = self._nvml
@@ -59,7 +64,6 @@ class Watch:
         for name, ask in asked.items():
             with contextlib.suppress(n.NVMLError):  # some GPUs do not tell some of them
                 found[name] = ask()
-        after = self._energy()
-        if after is not None and self._before is not None:
-            found["joules"] = (after - self._before) / 1e3
+        if (joules := self.joules()) is not None:
+            found["joules"] = joules
         return found

@@ -1,0 +1,280 @@
+"""Energy and carbon of work: measured where a counter can be read, else estimated, else unknown.
+
+    meter = Meter(open_device("cpu"))
+    train()
+    print(meter.read())      # 0.31 Wh (estimated), 0.15 g CO2 (estimated)
+
+The processor is measured by RAPL where the system lets us read it (all packages and their memory,
+other work on the machine included) and else estimated from this process's processor time. A GPU is
+measured by its own counter, or unknown. The figure of both together is as good as the worse one.
+Nothing runs in between: counters are read when `read` is called. They may start anew at their
+largest value, so RAPL must be read more often than that takes (packages: half an hour or more).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from . import nvml
+from .device import Device
+from .errors import InputError, unknown_name
+
+MEASURED, ESTIMATED, UNKNOWN = LABELS = ("measured", "estimated", "unknown")  # best first
+JOULES = 3600.0  # a watt-hour
+POWERCAP = Path("/sys/class/powercap")
+# One hardware thread at work: TDP over hardware threads lies between 2 and 6 W for servers,
+# desktops and laptops of the early 2020s.
+THREAD_WATTS = 4.0
+# International Energy Agency, Global Energy & CO2 Status Report 2019: all electricity of 2018.
+WORLD_INTENSITY = 475.0  # grams of CO2 a kWh
+LOOK_SECONDS = 0.1
+INSTALL = "pip install 'cnnengine[energy]'"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one device used: watt-hours (None: unknown), their label, and where they are from."""
+
+    name: str
+    wh: float | None
+    label: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Watt-hours and grams of CO2 of some work; None where unknown."""
+
+    wh: float | None
+    label: str
+    parts: tuple[Part, ...]
+    co2_g: float | None
+    co2_label: str
+    co2_source: str
+
+    def __str__(self) -> str:
+        """Like "0.31 Wh (estimated), 0.15 g CO2 (estimated)"."""
+        return f"{_told(self.wh, 'Wh', self.label)}, {_told(self.co2_g, 'g CO2', self.co2_label)}"
+
+    def sources(self) -> str:
+        """Where the figures are from, in one line."""
+        parts = "; ".join(f"{p.name} {_told(p.wh, 'Wh', p.label)}: {p.source}" for p in self.parts)
+        return f"{parts}; CO2: {self.co2_source}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As an object of plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """Grams of CO2 a kWh of electricity, and where the figure is from."""
+
+    grams: float = WORLD_INTENSITY
+    source: str = f"the world's average, {WORLD_INTENSITY:.0f} g/kWh (IEA, 2018)"
+
+
+class Source(Protocol):
+    """Counts joules from its beginning on; None: unknown."""
+
+    name: str
+    label: str
+    source: str
+
+    def joules(self) -> float | None:
+        """Joules since the beginning."""
+        ...
+
+
+class Rapl:
+    """Counters of the processor packages and their memory, in microjoules."""
+
+    name, label = "processor", MEASURED
+    source = "RAPL, the whole machine's processors and their memory"
+
+    def __init__(self, root: Path | None = None) -> None:
+        """Begin at the counters' present values. Raises: OSError where none can be read."""
+        root = root or POWERCAP
+        self._domains = _rapl_domains(root)
+        if not self._domains:
+            raise FileNotFoundError(f"no RAPL counter in {root}")
+        self._last = [_microjoules(domain) for domain, _ in self._domains]
+        self._sum = 0
+
+    def joules(self) -> float | None:
+        """Joules since the beginning; None once a counter can no longer be read."""
+        try:
+            now = [_microjoules(domain) for domain, _ in self._domains]
+        except (OSError, ValueError):
+            self.label, self.source = UNKNOWN, "a RAPL counter could not be read any more"
+            return None
+        for before, after, (_, largest) in zip(self._last, now, self._domains, strict=True):
+            self._sum += after - before if after >= before else after - before + largest
+        self._last = now
+        return self._sum / 1e6
+
+
+class ProcessorTime:
+    """An estimate from the processor time of this process."""
+
+    name, label = "processor", ESTIMATED
+    source = f"this process's processor time at {THREAD_WATTS:g} W a hardware thread"
+
+    def __init__(self) -> None:
+        """Begin now."""
+        self._begun = time.process_time()
+
+    def joules(self) -> float:
+        """Joules since the beginning."""
+        return (time.process_time() - self._begun) * THREAD_WATTS
+
+
+class GpuCounter:
+    """The energy counter of one GPU."""
+
+    name = "GPU"
+
+    def __init__(self, bus: str) -> None:
+        """Begin at the counter's present value, of the GPU at this PCI address."""
+        self._watch = nvml.Watch(bus)
+        known = self._watch.joules() is not None
+        self.label = MEASURED if known else UNKNOWN
+        self.source = "its counter, by NVML" if known else (
+            "NVML tells no energy of it" if nvml.library() else f"no NVML; {INSTALL}"
+        )  # fmt: skip
+
+    def joules(self) -> float | None:
+        """Joules since the beginning."""
+        return self._watch.joules()
+
+
+class Meter:
+    """Counts the energy of the machine's parts that work for a device, from now on."""
+
+    def __init__(
+        self, device: Device, intensity: Intensity | None = None,
+        sources: Sequence[Source] | None = None,
+    ) -> None:  # fmt: skip
+        """Begin; `sources` in the place of the device's own."""
+        self.intensity = intensity or Intensity()
+        self.earlier: Part | None = None  # what a run used before, in other sessions
+        self._sources = list(sources) if sources is not None else _sources(device)
+        self._looked, self._seen = 0.0, self.read()
+
+    def read(self) -> Energy:
+        """What was used since the beginning, and earlier."""
+        parts = [] if self.earlier is None else [self.earlier]
+        for source in self._sources:
+            joules = source.joules()
+            wh = None if joules is None else joules / JOULES
+            parts.append(Part(source.name, wh, source.label, source.source))
+        return add_up(parts, self.intensity)
+
+    def passed(self, limit: float) -> bool:
+        """Whether more than `limit` watt-hours were used; looked up every LOOK_SECONDS."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_SECONDS:
+            self._looked, self._seen = now, self.read()
+        return self._seen.wh is not None and self._seen.wh > limit
+
+    def forecast(self, done: float) -> float | None:
+        """Watt-hours of a run of which this session did the share `done` (in (0, 1]).
+
+        What was used earlier counts as it is, and what is left as this session.
+        """
+        now = self.read()
+        if now.wh is None or done <= 0:
+            return None
+        before = self.earlier.wh if self.earlier and self.earlier.wh else 0.0
+        return before + (now.wh - before) / done
+
+
+def add_up(parts: Sequence[Part], intensity: Intensity) -> Energy:
+    """The energy of all parts together and its carbon; unknown where one part is."""
+    label = worse(*(part.label for part in parts))
+    known = [part.wh for part in parts if part.wh is not None]
+    wh = sum(known) if len(known) == len(parts) else None
+    co2 = None if wh is None else wh * intensity.grams / 1000
+    co2_label = UNKNOWN if wh is None else ESTIMATED  # no meter measures carbon
+    return Energy(wh, label, tuple(parts), co2, co2_label, intensity.source)
+
+
+def worse(*labels: str) -> str:
+    """The worst of some labels."""
+    return max(labels, key=LABELS.index)
+
+
+def intensity_of(country: str) -> Intensity:
+    """The carbon of a country's electricity; "" is the world's average.
+
+    `country` is a code of three letters (ISO 3166-1), like DEU. The figures are those of
+    codecarbon, read from its files; nothing is asked over the network.
+
+    Raises: InputError for a country that is not known, or without codecarbon.
+    """
+    if not country:
+        return Intensity()
+    if importlib.util.find_spec("codecarbon") is None:
+        raise InputError(f"--energy-country {country} needs codecarbon's figures: {INSTALL}")
+    from codecarbon.core.emissions import Emissions
+    from codecarbon.core.units import Energy as CodecarbonEnergy
+    from codecarbon.external.geography import GeoMetadata
+    from codecarbon.input import DataSource
+
+    data = DataSource()
+    known = data.get_global_energy_mix_data()
+    code = country.upper()
+    if code not in known:
+        error = unknown_name("country", country, known)
+        told = str(error).partition("; known")[0]
+        raise InputError(f"--energy-country: {told}; give a code of three letters, like DEU")
+    place = GeoMetadata(country_iso_code=code)
+    kilograms = Emissions(data).get_country_emissions(CodecarbonEnergy.from_energy(kWh=1.0), place)
+    name = known[code].get("country_name", code)
+    return Intensity(1000 * kilograms, f"{name}, {1000 * kilograms:.0f} g/kWh (codecarbon)")
+
+
+def _sources(device: Device) -> list[Source]:
+    """The best source for each part of the machine that works for a device."""
+    found: list[Source] = []
+    try:
+        found.append(Rapl())
+    except (OSError, ValueError):
+        found.append(ProcessorTime())
+    if device.name.startswith("cuda"):
+        gpu: Any = device.gpu  # type: ignore[attr-defined]
+        found.append(GpuCounter(gpu.bus()))
+    return found
+
+
+def _rapl_domains(root: Path) -> list[tuple[Path, int]]:
+    """(counter, its largest value) of each package and of memory outside packages' counters.
+
+    Domains: intel-rapl:0 is a package (on AMD too), intel-rapl:0:2 a part of it. Cores are counted
+    in their package, `psys` counts packages once more.
+    """
+    found = []
+    for folder in sorted(root.glob("intel-rapl:*")):
+        name = (folder / "name").read_text().strip()
+        if name.startswith("package") or name == "dram":
+            largest = int((folder / "max_energy_range_uj").read_text())
+            found.append((folder / "energy_uj", largest))
+    return found
+
+
+def _microjoules(counter: Path) -> int:
+    return int(counter.read_text())
+
+
+def _told(value: float | None, unit: str, label: str) -> str:
+    return f"{unit} {label}" if value is None else f"{amount(value)} {unit} ({label})"
+
+
+def amount(value: float) -> str:
+    """Three digits, and all of those in front of the point: 0.0123, 4.56, 78901."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
