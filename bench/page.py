@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ..engine.energy import Energy, Part
 from ..engine.errors import InputError
 from . import plot, report
 from .report import Row
@@ -86,11 +87,20 @@ def _facts(result: Result) -> str:
         ("threads", settings.get("threads")),
         ("versions", ", ".join(f"{n} {v}" for n, v in result.get("versions", {}).items() if v)),
         ("measured", result.get("created")),
+        ("energy", _energy(result.get("energy"))),
     ]
     cells = "".join(
         f"<dt>{name}</dt><dd>{escape(str(value))}</dd>" for name, value in facts if value
     )
     return f"<dl>{cells}</dl>"
+
+
+def _energy(told: Mapping[str, Any] | None) -> str | None:
+    """What the whole benchmark used, all sides together; None in results of older versions."""
+    if told is None:
+        return None
+    energy = Energy(**{**told, "parts": tuple(Part(**part) for part in told["parts"])})
+    return f"{energy} in all ({energy.sources()})"
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -24,6 +24,9 @@ _REPEATS = click.option("--repeats", type=click.IntRange(2), metavar="N",
                         help="Interleaved rounds, instead of --seconds.")  # fmt: skip
 _COMPILE = click.option("--compile/--no-compile", "compiled", default=True, show_default=True,
                         help="Time torch.compile too (kernels: on a GPU).")  # fmt: skip
+_COUNTRY = click.option("--energy-country", "country", default="", metavar="CODE",
+                        help="Whose electricity the CO2 is of, like DEU.  [default: the world's]",
+                        )  # fmt: skip
 _OUT = click.option("--out", type=Path, metavar="FILE.jsonl",
                     help="Add the result to that file, one JSON object a line.")  # fmt: skip
 _HTML = click.option("--html", type=Path, metavar="FILE.html",
@@ -69,6 +72,7 @@ command = bench
 @_THREADS
 @_seconds(5.0)
 @_REPEATS
+@_COUNTRY
 @options.JSON
 @_OUT
 @_HTML
@@ -76,7 +80,7 @@ command = bench
 def network_command(
     ctx: click.Context, arch: str, batch: int | None, mode: str, precision: str, device: str,
     against: str, compiled: bool, with_memory: bool, threads: int, seconds: float,
-    repeats: int | None, as_json: bool, out: Path | None, html: Path | None,
+    repeats: int | None, country: str, as_json: bool, out: Path | None, html: Path | None,
 ) -> None:  # fmt: skip
     """Time a training step and inference of a whole network.
 
@@ -91,8 +95,8 @@ def network_command(
     get_model(arch)
     modes = network.MODES if mode == "both" else (mode,)
     batch = batch or 64
-    run = Run("network", device, against, threads, arch=arch, batch=batch, modes=list(modes),
-              precision=precision, seconds=seconds, repeats=repeats,
+    run = Run("network", device, against, threads, country, arch=arch, batch=batch,
+              modes=list(modes), precision=precision, seconds=seconds, repeats=repeats,
               compile=compiled)  # fmt: skip
     if with_memory and run.is_gpu:
         raise InputError("--memory measures processes on the CPU; leave it out on a GPU")
@@ -142,6 +146,7 @@ def _measure_memory(rows: Sequence[report.Row], threads: int) -> None:
 @_THREADS
 @_seconds(0.5)
 @_REPEATS
+@_COUNTRY
 @options.JSON
 @_OUT
 @_HTML
@@ -149,7 +154,7 @@ def _measure_memory(rows: Sequence[report.Row], threads: int) -> None:
 def kernels_command(
     ctx: click.Context, suite: str, batch: str | None, precision: str, layers: str | None,
     compiled: bool, passes: str | None, device: str, against: str, threads: int, seconds: float,
-    repeats: int | None, as_json: bool, out: Path | None, html: Path | None,
+    repeats: int | None, country: str, as_json: bool, out: Path | None, html: Path | None,
 ) -> None:  # fmt: skip
     """Time single kernels, layer by layer.
 
@@ -167,7 +172,7 @@ def kernels_command(
             raise unknown_name("pass", name, work.PASSES)
     batches = _numbers("--batch", batch) if batch else (chosen.batch,)
     precisions = tuple(precision.split(","))
-    run = Run("kernels", device, against, threads, suite=suite, batches=list(batches),
+    run = Run("kernels", device, against, threads, country, suite=suite, batches=list(batches),
               passes=list(names), precisions=list(precisions), seconds=seconds,
               repeats=repeats)  # fmt: skip
     known = tuple(work.KINDS) if run.is_gpu else work.HOST_PRECISIONS

@@ -24,16 +24,21 @@ FAILED = 1
 class Run:
     """What both benchmarks share: device, threads, the machine's facts, and the report."""
 
-    def __init__(self, kind: str, device: str, against: str, threads: int, **settings: Any) -> None:
-        """Open the device and set the threads. Raises: InputError."""
+    def __init__(
+        self, kind: str, device: str, against: str, threads: int, country: str = "",
+        **settings: Any,
+    ) -> None:  # fmt: skip
+        """Open the device, set the threads, begin to count energy. Raises: InputError."""
         from ..bench import machine
         from ..engine.device import open_device
+        from ..engine.energy import Meter, intensity_of
 
         if against not in SIDES:
             raise unknown_name("--against", against, SIDES)
         self.device: Device = open_device(device)
         if self.device.name == "interpreter":
             raise InputError("--device interpreter: there is nothing to time; use cpu or cuda")
+        self.meter = Meter(self.device, intensity_of(country))
         self.kind = kind
         self.missing = machine.torch_missing() if against == "torch" else None
         self.against = against == "torch" and self.missing is None
@@ -90,8 +95,9 @@ class Run:
             for told in row.get("declined", ()):
                 if told not in self.notes:
                     self._note(told, quiet=True)
+        energy = self.meter.read()
         result = report.document(
-            self.kind, rows, machine=self.machine, versions=self.versions,
+            self.kind, rows, energy=energy.to_json(), machine=self.machine, versions=self.versions,
             settings=self.settings, notes=self.notes,
             ceilings=self.ceilings and self.ceilings.told(),
         )  # fmt: skip
@@ -108,6 +114,8 @@ class Run:
             output.print_table(columns, lines, left=(*columns[:2], columns[-1]))
             if (told := report.summary(rows)) is not None:
                 output.note(told)
+        output.note(f"energy of this benchmark, all sides: {energy}")
+        output.note(f"  {energy.sources()}")
         if any(row["failed"] for row in rows):
             ctx.exit(FAILED)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -159,6 +161,7 @@ def test_kernels__without_torch_shows_our_figures_and_the_install_line(no_torch,
     assert (row["baseline"], row["baseline_name"], row["ratio"]) == (None, None, None)
     assert "torch is not installed; pip install" in row["baseline_missing"]
     assert "torch is not installed; pip install" in err
+    assert re.search(r"energy of this benchmark, all sides: [\d.e-]+ Wh \((mea|estima)", err)
 
 
 @pytest.mark.parametrize(

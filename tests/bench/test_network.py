@@ -92,6 +92,10 @@ def test_network__without_torch_is_held_to_our_float64(no_torch, bench_json):
     assert 0 < row["differences"]["inference logits"] < 1e-5
     assert row["ratio"] is None
     assert "torch is not installed" in row["baseline_missing"]
+    used = told["energy"]
+    assert used["wh"] > 0
+    assert used["label"] in ("measured", "estimated")
+    assert used["co2_g"] == pytest.approx(0.475 * used["wh"])
 
 
 @pytest.mark.parametrize(("off", "passes"), [(0.02, True), (0.0, False)], ids=["torch", "ours"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import subprocess
 import pytest
 
 from cnnengine.bench import page, plot, report
+from cnnengine.engine.energy import Intensity, Part, add_up
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -51,6 +53,14 @@ def test_page__holds_every_figure_as_text_and_fetches_nothing():
     assert not re.search(r"\b(src|href)\s*=|\burl\(", text)
     assert "http" not in text
     assert "@import" not in text
+
+
+def test_page__tells_the_energy_of_a_result():
+    used = add_up([Part("GPU", None, "unknown", "a <reason>")], Intensity()).to_json()
+    text = page.page([result(*ROWS, energy=json.loads(json.dumps(used)))])
+    assert "Wh unknown, g CO2 unknown in all" in text
+    assert "a &lt;reason&gt;" in text
+    assert "energy" not in page.page([result(*ROWS)]), "a result of an older version has none"
 
 
 def test_page__bars_end_at_their_cell():
