@@ -47,12 +47,13 @@ def autodiff(graph: Graph) -> Graph:
 
 
 def backward(
-    graph: Graph, sources: Iterable[Value], seeds: Mapping[Value, Value]
-) -> tuple[list[Node], dict[Value, Value]]:
+    graph: Graph, sources: Iterable[Value], seeds: Mapping[Value, Value],
+    rules: Mapping[str, vjp.Rule] = vjp.RULES,
+) -> tuple[list[Node], dict[Value, Value]]:  # fmt: skip
     """The backward nodes towards `sources`, and the gradient of every value that they pass.
 
     The gradient starts at the values in `seeds` (value → its gradient) and at the `dlogits` of
-    every softmax_cross_entropy.
+    every softmax_cross_entropy. `rules` is the gradient table.
     """
     needing = depending(graph, sources)
     emit = vjp.Emitter()
@@ -87,7 +88,7 @@ def backward(
         }
         if not wanted:  # a source itself
             continue
-        for name, gradient in vjp.RULES[node.op](emit, node, dy, wanted).items():
+        for name, gradient in rules[node.op](emit, node, dy, wanted).items():
             arguments = carried[name] if isinstance(carried[name], tuple) else (carried[name],)
             parts = gradient if isinstance(gradient, tuple) else (gradient,)
             for value, part in zip(arguments, parts, strict=True):
