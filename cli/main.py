@@ -24,6 +24,7 @@ COMMANDS = {
     "import": "Make a model file from the weights of other programs.",
     "export": "Write a trained network for other programs.",
     "convolve": "Walk a filter over a picture, and see what it does.",
+    "features": "Show what a network sees in a picture, as a page.",
     "show": "Show a network's layers, its graph after each pass, or its plan.",
     "data": "List, describe and fetch data sets.",
     "verify": "Check every kernel against float64 on this machine.",

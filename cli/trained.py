@@ -45,7 +45,7 @@ def open_data(
     """
     from ..engine import data as sets
 
-    name = data or _data_of(path) or own.name
+    name = data or data_of(path) or own.name
     size = own.image_size if image_size is None else image_size
     if not (data or name in sets.REGISTRY or Path(name).is_dir()):
         raise InputError(f"{path} was trained on {name!r}, which is not here; give --data")
@@ -57,7 +57,7 @@ def open_data(
     return splits
 
 
-def _data_of(path: Path) -> str | None:
+def data_of(path: Path) -> str | None:
     """The data setting of a run folder; None for a model file that stands alone."""
     from ..engine.checkpoint import RunFolder
 
