@@ -150,16 +150,17 @@ def open_device(name: str = "auto", kernels: str = "auto", *, graphs: bool = Tru
         return _interpreter(wanted[0])
     if place == "cuda":
         _check_gpu(name, int(number or 0), wanted)
+    gpu = cuda.Gpu(int(number or 0)) if place == "cuda" else None  # the one that backends look at
     missing = {name: registry.missing(name) for name in wanted}
     usable = tuple(name for name in wanted if missing[name] is None)
     declined = tuple(f"kernels {name}: {reason}" for name, reason in missing.items() if reason)
     if not usable:
         raise InputError(f"--device {name}: {'; '.join(declined)}")
-    if place == "cpu":
+    if gpu is None:
         return Device(place, usable, declined)
     from .gpu import CudaDevice
 
-    return CudaDevice(cuda.Gpu(int(number or 0)), usable, declined, graphs=graphs)
+    return CudaDevice(gpu, usable, declined, graphs=graphs)
 
 
 def _interpreter(backend: str) -> Device:

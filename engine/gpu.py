@@ -129,11 +129,17 @@ class CudaDevice(Device):
                     stack.enter_context(registry.load(name).session())
                 yield
                 self.gpu.compute.synchronize()
+            except cuda.out_of_memory() as error:
+                raise BackendError(
+                    f"{self.name} ({self.gpu.name}) has too little memory left: {error}; use a "
+                    "smaller --batch-size, or end what else runs on it"
+                ) from error
             except RuntimeError as error:
                 # Triton has no type of its own for what CUDA tells it
                 if not isinstance(error, cuda.failures()) and "[CUDA]" not in str(error):
                     raise
-                raise BackendError(f"{self.name} ({self.gpu.name}) failed: {error}") from error
+                told = " ".join(str(error).split())
+                raise BackendError(f"{self.name} ({self.gpu.name}) failed: {told}") from error
 
 
 class Replayed:

@@ -106,18 +106,18 @@ class Trainer:
         self.schedule = get_schedule(config.schedule)
         self.total_steps = config.epochs * self.loader.steps_per_epoch
         rest = len(splits.train) % config.batch_size
-        self.network = Network(
-            self.description, device, infer_batch=min(config.batch_size, len(splits.test)),
-            train_batches=(config.batch_size, *([rest] if rest else [])),
-            label_smoothing=config.label_smoothing, optimizer=config.optimizer,
-            pictures=device.pictures,
-        )  # fmt: skip
-        self.optimizer = Optimizer(
-            config.optimizer, self.network.parameters, weight_decay=config.weight_decay,
-            momentum=config.momentum,
-        )  # fmt: skip
-        self.steps = make_steps(self.network, self.optimizer, config.seed)
         with device.session():
+            self.network = Network(
+                self.description, device, infer_batch=min(config.batch_size, len(splits.test)),
+                train_batches=(config.batch_size, *([rest] if rest else [])),
+                label_smoothing=config.label_smoothing, optimizer=config.optimizer,
+                pictures=device.pictures,
+            )  # fmt: skip
+            self.optimizer = Optimizer(
+                config.optimizer, self.network.parameters, weight_decay=config.weight_decay,
+                momentum=config.momentum,
+            )  # fmt: skip
+            self.steps = make_steps(self.network, self.optimizer, config.seed)
             self.network.initialise(config.seed)
         self.progress = Progress(
             loss_scale=FIRST_SCALE if self.network.scaled else 1.0, place=device.place

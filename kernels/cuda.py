@@ -80,6 +80,14 @@ def missing(index: int | None = None, least: tuple[int, int] = LEAST_CAPABILITY)
     return None
 
 
+def current() -> int | None:
+    """The number of the current GPU; None where CUDA cannot be asked."""
+    try:
+        return cupy().cuda.runtime.getDevice() if has_driver() else None
+    except (ImportError, RuntimeError):
+        return None
+
+
 def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
@@ -104,6 +112,11 @@ def failures() -> tuple[type[Exception], ...]:
     """The errors by which CUDA says that the device or the work on it has failed."""
     cuda = cupy().cuda
     return cuda.runtime.CUDARuntimeError, cuda.driver.CUDADriverError
+
+
+def out_of_memory() -> type[Exception]:
+    """The error of a GPU that has not so much memory left."""
+    return cupy().cuda.memory.OutOfMemoryError
 
 
 class Gpu:

@@ -145,8 +145,13 @@ class Device:
         self.error: Exception | None = None  # once set, every call fails with it
         self.count, self.driver, self.built = 1, 12080, 12080
         self.properties: dict[str, Any] = dict(PROPERTIES)
+        self.first: dict[str, Any] | None = None  # of GPU 0, if it is another model
+        self.index = 0  # of the current GPU
         self.current = Stream(self)
         self.module = self._module()
+
+    def properties_of(self, index: int) -> dict[str, Any]:
+        return self.properties if index or self.first is None else self.first
 
     def check(self) -> None:
         if self.error is not None:
@@ -225,8 +230,8 @@ class Device:
             driverGetVersion=lambda: self.driver,
             runtimeGetVersion=lambda: self.built,
             getDeviceCount=count,
-            getDevice=lambda: 0,
-            getDeviceProperties=lambda index: self.properties,
+            getDevice=lambda: self.index,
+            getDeviceProperties=self.properties_of,
             deviceGetPCIBusId=lambda index: f"0000:3{index}:00.0",
             memGetInfo=lambda: (self.memory - self.used, self.memory),
             memcpyHostToDevice=1,
@@ -245,7 +250,8 @@ class Device:
                 runtime=runtime,
                 driver=SimpleNamespace(CUDADriverError=CUDADriverError),
                 nvrtc=SimpleNamespace(getVersion=lambda: (12, 8)),
-                Device=lambda index: SimpleNamespace(use=lambda: None),
+                memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+                Device=lambda index: SimpleNamespace(use=lambda: setattr(self, "index", index)),
                 Stream=lambda non_blocking: Stream(self),
                 Event=lambda disable_timing: Event(self),
                 alloc_pinned_memory=self.alloc_pinned_memory,

@@ -34,14 +34,14 @@ def interpret() -> str | None:
 
 def missing() -> str | None:
     """Why the CUDA kernels cannot run here and what mends it; None if they can."""
-    return simulator.missing() if launch.simulated() else _gpu_missing()
+    return simulator.missing() if launch.simulated() else _gpu_missing(cuda.current())
 
 
 @functools.cache
-def _gpu_missing() -> str | None:
+def _gpu_missing(index: int | None) -> str | None:
     from . import device
 
-    reason = cuda.missing() or device.compiler_missing()
+    reason = cuda.missing(index) or device.compiler_missing()
     return None if reason is None else f"{reason}, or use backend numpy"
 
 

@@ -57,7 +57,11 @@ def _kernel(file: str, name: str, device: int) -> Any:
         )
         kernel = module.get_function(name)
     except cupy.cuda.compiler.CompileException as error:
-        raise BackendError(f"{file}: {name}: NVRTC cannot compile it\n{error}") from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        why = next((line for line in lines if "error" in line), lines[0] if lines else "no reason")
+        raise BackendError(
+            f"backend cupy: {file}: {name}: NVRTC cannot compile it: {why}; use another --kernels"
+        ) from error
     # more than 48 KiB, declared and dynamic together, must be asked for
     most = properties(device)["sharedMemPerBlockOptin"]
     kernel.max_dynamic_shared_size_bytes = most - kernel.shared_size_bytes

@@ -40,12 +40,12 @@ def missing() -> str | None:
     """Why the Triton kernels cannot run here and what mends it; None if they can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed; pip install 'cnnengine[cuda12]' (on Linux)"
-    return None if interpreted() else _gpu_missing()
+    return None if interpreted() else _gpu_missing(cuda.current())
 
 
 @functools.cache
-def _gpu_missing() -> str | None:
-    reason = cuda.missing()
+def _gpu_missing(index: int | None) -> str | None:
+    reason = cuda.missing(index)
     return None if reason is None else f"{reason}, or use backend numpy"
 
 

@@ -14,18 +14,21 @@ asks of an argument only where it lies and which type its elements have.
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 import numpy
 import triton
 import triton.language as tl
+from triton.compiler.errors import CompilationError
+from triton.runtime.errors import OutOfResources, PTXASError
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from .. import cuda
 from ..arrays import cdiv as cdiv
 from ..arrays import pixel_pitch as pixel_pitch
 from ..arrays import require_usable
-from ..errors import ShapeError
+from ..errors import BackendError, ShapeError
 from ..spec.contract import ITEMSIZE
 from ..spec.contract import address as address
 from . import interpreted
@@ -148,7 +151,8 @@ def launch(
 
     No programs: nothing is launched. `constants` are the kernel's `tl.constexpr` parameters.
 
-    Raises: ShapeError.
+    Raises: ShapeError, BackendError where Triton cannot compile the kernel for this GPU or the GPU
+    has not what it takes.
     """
     if programs == 0:
         return
@@ -160,8 +164,20 @@ def launch(
         return
     prepare()
     options = {"num_warps": warps, "num_stages": stages, **OPTIONS}
-    with numpy.errstate(all="ignore"):  # the interpreter's: as on a GPU, inf - inf is just NaN
-        kernel[(programs,)](*given, **options, **constants)
+    try:
+        with numpy.errstate(all="ignore"):  # the interpreter's: as on a GPU, inf - inf is just NaN
+            kernel[(programs,)](*given, **options, **constants)
+    except (OutOfResources, PTXASError, CompilationError) as error:
+        raise BackendError(
+            f"backend triton: {kernel.__name__} cannot run on this GPU: {_reason(error)}; use "
+            "another --kernels or --precision"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The line of a compiler's message that says why: ptxas' own, or the first."""
+    first, *rest = filter(None, map(str.strip, str(error).splitlines()))
+    return next((line for line in rest if re.search(r"ptxas.*\b(error|fatal)\b", line)), first)
 
 
 def large(*arrays: Any) -> bool:

@@ -20,7 +20,7 @@ from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
 from cnnengine.engine.network import Network
 from cnnengine.engine.train import EpochReport, StepReport, TrainingError
-from cnnengine.kernels import registry
+from cnnengine.kernels import registry, triton
 from cnnengine.kernels.cupy import launch
 from cnnengine.kernels.errors import BackendError
 
@@ -161,19 +161,34 @@ def test_gpu__too_little_memory_names_the_batch_that_fits(tmp_path, simulated):
         toy_trainer(tmp_path / "c", device="cuda", batch_size=8)
 
 
-def test_gpu__that_fails_mid_run_leaves_the_last_checkpoint(tmp_path, simulated):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (simulated_cuda.CUDARuntimeError("cudaErrorECCUncorrectable: ecc"),
+         r"cuda:0 \(Simulated GPU\) failed: cudaErrorECCUncorrectable: ecc"),
+        (simulated_cuda.CUDADriverError("CUDA_ERROR_DEVICE_UNAVAILABLE"),
+         r"cuda:0 \(Simulated GPU\) failed: CUDA_ERROR_DEVICE_UNAVAILABLE"),
+        (RuntimeError("Triton Error [CUDA]: an illegal address\nwas met"),
+         r"cuda:0 .* failed: Triton Error \[CUDA\]: an illegal address was met"),
+        (simulated_cuda.OutOfMemoryError("Out of memory allocating 512 bytes"),
+         r"cuda:0 \(Simulated GPU\) has too little memory left: Out of memory allocating 512 "
+         "bytes; use a smaller --batch-size, or end what else runs on it"),
+        (BackendError("backend triton: _conv2d_kernel cannot run on this GPU: out of resource"),
+         "backend triton: _conv2d_kernel cannot run on this GPU: out of resource"),
+    ],
+)  # fmt: skip
+def test_gpu__that_fails_mid_run_leaves_the_last_checkpoint(tmp_path, simulated, error, told):
     trainer = toy_trainer(tmp_path / "run", device="cuda")
     kept = {}
 
-    def fail(told):
-        if isinstance(told, StepReport) and told.step == 7:
+    def fail(report):
+        if isinstance(report, StepReport) and report.step == 7:
             kept["last"] = trainer.folder.last.read_bytes()
-            simulated.error = simulated_cuda.CUDARuntimeError("cudaErrorECCUncorrectable: ecc")
+            simulated.error = error
 
     with pytest.raises(
-        TrainingError, match=r"cuda:0 \(Simulated GPU\) failed: cudaErrorECC.*; the last good "
-        r"checkpoint is .*last.safetensors"
-    ):  # fmt: skip
+        TrainingError, match=f"^{told}; the last good checkpoint is .*last.safetensors$"
+    ):
         trainer.run(fail)
     assert trainer.folder.last.read_bytes() == kept["last"]
     simulated.error = None
@@ -181,6 +196,15 @@ def test_gpu__that_fails_mid_run_leaves_the_last_checkpoint(tmp_path, simulated)
     again.resume()
     assert again.progress.step == 5
     assert again.run().finished
+
+
+def test_gpu__that_has_no_pinned_memory_is_told_before_training(tmp_path, simulated):
+    def refuse(size):
+        raise simulated_cuda.CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")
+
+    simulated.module.cuda.alloc_pinned_memory = refuse
+    with pytest.raises(BackendError, match=r"^cuda:0 .*failed: cudaErrorMemoryAllocation: out of"):
+        toy_trainer(tmp_path / "run", device="cuda")
 
 
 def test_gpu__a_loss_that_is_not_finite_is_found_before_a_checkpoint(tmp_path, simulated):
@@ -325,6 +349,22 @@ def test_plan__takes_cupy_s_arrays_and_allocates_nothing(kernels, recorder):
         env={**os.environ, "TRITON_INTERPRET": "0"},
     )  # fmt: skip
     assert done.stdout == "True\n", done.stderr
+
+
+def test_open_device__a_gpu_beside_one_that_is_too_old(simulated, monkeypatch):
+    monkeypatch.setitem(devices.BACKENDS, "cuda", ("triton", "cupy"))
+    monkeypatch.setattr(triton, "interpreted", lambda: False)
+    monkeypatch.setattr(launch._Process, "simulated", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    simulated.count, simulated.first = 2, {**simulated_cuda.PROPERTIES, "major": 7, "minor": 5}
+    old = "Simulated GPU has compute capability 7.5; take a GPU with 8.0 or newer"
+    for kernels in ("triton", "cupy"):
+        simulated.index = 0
+        assert registry.missing(kernels) == f"{old}, or use backend numpy"
+        with pytest.raises(InputError, match=f"--device cuda: {old}"):
+            open_device("cuda", kernels)
+        assert open_device("cuda:1", kernels).name == "cuda:1"
+        assert registry.missing(kernels) is None
 
 
 def test_open_device__cuda_in_a_process_that_interprets(simulated, monkeypatch):

@@ -14,11 +14,13 @@ from cases.draw import Draw
 from machine import machine
 
 from cnnengine.kernels import cuda, registry, triton
-from cnnengine.kernels.errors import ShapeError, UnsupportedError
+from cnnengine.kernels.errors import BackendError, ShapeError, UnsupportedError
 from cnnengine.kernels.spec import Conv2d
 
 if (REASON := registry.missing("triton")) is not None:
     pytest.skip(f"backend triton: {REASON}", allow_module_level=True)
+
+from triton.runtime.errors import OutOfResources, PTXASError
 
 from cnnengine.kernels.triton import launch, tiles
 
@@ -121,6 +123,41 @@ def test_product_tile__fits_every_gpu(dtype):
             assert min(tile.rows, tile.columns, tile.depth) >= tiles.LEAST
             assert tile.stages * (tile.rows + tile.columns) * tile.depth * size <= 99 * 1024
             assert tile.rows * tile.columns <= 64 * 32 * tile.warps  # sums in 64 registers
+
+
+PTXAS = """`ptxas` failed with error code 255
+`ptxas` stderr:
+ptxas /tmp/a.ptx, line 7; error   : Feature 'wgmma' needs .target sm_90a
+
+Repro command: ptxas -lineinfo"""
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OutOfResources(300_000, 232_448, "shared memory"),
+         "out of resource: shared memory, Required: 300000, Hardware limit: 232448"),
+        (PTXASError(PTXAS), "ptxas /tmp/a.ptx, line 7; error   : Feature 'wgmma' needs .target"),
+        (PTXASError("Internal Triton PTX codegen error"), "PTXAS error: Internal Triton PTX codeg"),
+    ],
+)  # fmt: skip
+def test_launch__what_the_compiler_refuses_is_one_line(error, told):
+    class Refused(dict):
+        __name__ = "_refused_kernel"
+
+        def __missing__(self, grid):
+            def run(*_, **__):
+                raise error
+
+            return run
+
+    with pytest.raises(BackendError) as caught:
+        launch.launch(Refused(), 1)
+    message = str(caught.value)
+    assert message.startswith("backend triton: _refused_kernel cannot run on this GPU: ")
+    assert told in message
+    assert message.endswith("; use another --kernels or --precision")
+    assert "\n" not in message
 
 
 def test_missing__names_the_driver(monkeypatch):
