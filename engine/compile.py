@@ -1,7 +1,7 @@
 """From a network to a program: the passes, in order. Read this first.
 
     build      models/…, build.py     the forward graph of one batch size
-    verify     ir.py                  shapes, dtypes, order: every contract holds (after each pass)
+    verify     graph_rules.py         shapes, dtypes, order: every contract holds (after each pass)
     autodiff   passes/autodiff.py     + the backward nodes, by the table in vjp.py (training only)
     fold       passes/fold.py         batch norms into convolutions (inference without training)
     fuse       passes/fuse.py         conv+ReLU(+pool), masks and bias gradients into dgrads
@@ -20,7 +20,8 @@ from functools import partial
 
 from ..kernels import registry
 from .device import Device
-from .ir import Graph, verify
+from .graph_rules import verify
+from .ir import Graph
 from .passes.autodiff import autodiff
 from .passes.concat import concat
 from .passes.fold import fold

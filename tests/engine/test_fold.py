@@ -8,7 +8,7 @@ import pytest
 from cnnengine.engine.build import GraphBuilder
 from cnnengine.engine.compile import stages
 from cnnengine.engine.device import open_device
-from cnnengine.engine.ir import verify
+from cnnengine.engine.graph_rules import verify
 from cnnengine.engine.models import build_graph
 from cnnengine.engine.network import Description, Network
 from cnnengine.engine.passes.fold import fold

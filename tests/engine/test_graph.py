@@ -10,7 +10,7 @@ from cnnengine.engine.compile import compile_graph, stages
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
 from cnnengine.engine.geometry import four
-from cnnengine.engine.ir import GraphError, verify
+from cnnengine.engine.graph_rules import GraphError, verify
 from cnnengine.engine.models import build_graph, get_model, list_models
 from cnnengine.engine.passes.autodiff import autodiff
 from cnnengine.engine.passes.fuse import fuse

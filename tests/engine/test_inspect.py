@@ -11,8 +11,8 @@ from cnnengine.engine.build import GraphBuilder
 from cnnengine.engine.data.dataset import Dataset
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
+from cnnengine.engine.graph_rules import verify
 from cnnengine.engine.inspect import gradcam, patches, probe, receptive, stages, view
-from cnnengine.engine.ir import verify
 from cnnengine.engine.models import build_graph, get_model
 from cnnengine.engine.network import Description, Network
 

@@ -9,8 +9,9 @@ from cnnengine.engine.arena import ParameterArena
 from cnnengine.engine.build import GraphBuilder
 from cnnengine.engine.compile import stages
 from cnnengine.engine.device import open_device
+from cnnengine.engine.graph_rules import verify
 from cnnengine.engine.init import initial_values
-from cnnengine.engine.ir import Value, verify
+from cnnengine.engine.ir import Value
 from cnnengine.engine.models import build_graph
 from cnnengine.engine.passes.autodiff import autodiff
 from cnnengine.engine.passes.fuse import fuse

@@ -12,8 +12,8 @@ from cnnengine.engine.build import GraphBuilder
 from cnnengine.engine.compile import compile_graph
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
+from cnnengine.engine.graph_rules import verify
 from cnnengine.engine.init import initial_values
-from cnnengine.engine.ir import verify
 from cnnengine.engine.passes.autodiff import autodiff
 from cnnengine.engine.runner import Plan, Storage
 
