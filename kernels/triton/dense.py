@@ -26,20 +26,10 @@ import triton.language as tl
 from .. import spec
 from ..spec import Config
 from ..spec.contract import Array, Out, dtype_name
+from .column_sums import column_sums
 from .gpu import architecture
-from .launch import (
-    add_in_order,
-    cdiv,
-    dot,
-    large,
-    launch,
-    narrow,
-    pixel_pitch,
-    scratch,
-    usable,
-    wide,
-)
-from .pixels import PROGRAMS, splits_of_pixels, sums_tile
+from .launch import cdiv, dot, large, launch, narrow, scratch, usable, wide
+from .pixels import PROGRAMS, splits_of_pixels
 from .tiles import dense_problem, pick, product_tile
 
 LEAST_DEPTH = 256  # of a split
@@ -128,29 +118,6 @@ def _finish_product_kernel(
         alive = wide(tl.load(mask + i, mask=i < count, other=0.0))
         total = tl.where(alive <= 0, 0.0, total)
     tl.store(out + i, narrow(total, out.dtype.element_ty), mask=i < count)
-
-
-@triton.jit
-def _bias_grad_kernel(
-    dy,  # [pixels, K], `pitch` elements from pixel to pixel
-    out,  # float32 [splits, K]
-    pixels,
-    channels,
-    pitch,
-    rows,  # pixels of a split
-    BLOCK_PIXELS: tl.constexpr,
-    BLOCK_CHANNELS: tl.constexpr,
-):
-    blocks = tl.cdiv(channels, BLOCK_CHANNELS)
-    split = (tl.program_id(0) // blocks).to(tl.int64)
-    c = tl.program_id(0) % blocks * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-    total = tl.zeros((BLOCK_PIXELS, BLOCK_CHANNELS), tl.float32)
-    end = tl.minimum((split + 1) * rows, pixels)
-    for start in range(split * rows, end, BLOCK_PIXELS):
-        m = (start + tl.arange(0, BLOCK_PIXELS))[:, None]
-        inside = (m < end) & (c < channels)[None, :]
-        total += wide(tl.load(dy + m * pitch + c[None, :], mask=inside, other=0.0))
-    tl.store(out + split * channels + c, tl.sum(total, axis=0), mask=c < channels)
 
 
 def _sizes(function: str, arguments: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -279,7 +246,7 @@ def dense_dgrad(
     _product(config, (n, c, k), (dy, k, 1), (w, c, 1), out, parts, mask=mask)
     if db is not None:
         splits, rows = splits_of_pixels(n, c)
-        _column_sums(out, db, splits, rows, memory[0 if parts is None else parts.size :])
+        column_sums(out, db, splits, rows, memory[0 if parts is None else parts.size :])
 
 
 @spec.implements(spec.dense_wgrad)
@@ -308,21 +275,4 @@ def bias_grad(
     usable("bias_grad", dy=dy, out=out, workspace=workspace)
     config = config or choose("bias_grad", {"dy": dy})
     memory = scratch(workspace, config.workspace_bytes // 4)
-    _column_sums(dy, out, config["splits"], config["rows"], memory)
-
-
-def _column_sums(dy: Array, out: Array, splits: int, rows: int, memory: Array) -> None:
-    """out [K] = sums of dy [..., K]; splits of `rows` pixels, their sums in `memory`."""
-    pixels, channels = math.prod(dy.shape[:-1]), dy.shape[-1]
-    pitch = pixel_pitch(dy) if dy.ndim == 4 else channels
-    high, broad = sums_tile(channels)
-    sums = out if splits == 1 else memory[: splits * channels]
-    launch(
-        _bias_grad_kernel,
-        splits * cdiv(channels, broad),
-        *(dy, sums, pixels, channels, pitch, rows),
-        BLOCK_PIXELS=high,
-        BLOCK_CHANNELS=broad,
-    )
-    if splits > 1:
-        add_in_order(sums, out, splits)
+    column_sums(dy, out, config["splits"], config["rows"], memory)
