@@ -141,5 +141,5 @@ class GraphBuilder(Ops):
         return Graph(
             self.name, tuple(self._inputs), tuple(self._keys), tuple(self._params.values()),
             tuple(self._states), tuple(self._nodes), outputs, dict(self._loss_weights),
-            dict(self._constants),
+            constants=dict(self._constants),
         )  # fmt: skip
