@@ -175,6 +175,23 @@ class Meter:
             parts.append(Part(source.name, wh, source.label, source.source))
         return add_up(parts, self.intensity)
 
+    def go_on(self, wh: float | None, label: str, limit: float) -> None:
+        """Count what a run used in earlier sessions too; None: nobody knows.
+
+        Raises: InputError when that is above `limit` watt-hours (0: no limit) already.
+        """
+        self.earlier = Part("earlier sessions", wh, label, "the checkpoint")
+        if limit and wh is None:
+            raise InputError(
+                f"--stop-above-wh {limit:g}: what this run used before is unknown; give 0 for "
+                "no limit"
+            )
+        if limit and wh is not None and wh > limit:
+            raise InputError(
+                f"--stop-above-wh {limit:g}: the run has used {amount(wh)} Wh already; give a "
+                "higher limit, or 0 for none"
+            )
+
     def passed(self, limit: float) -> bool:
         """Whether more than `limit` watt-hours were used; looked up every LOOK_SECONDS."""
         now = time.monotonic()
@@ -192,6 +209,18 @@ class Meter:
             return None
         before = self.earlier.wh if self.earlier and self.earlier.wh else 0.0
         return before + (now.wh - before) / done
+
+
+def open_meter(device: Device, country: str = "", limit: float = 0.0) -> Meter:
+    """The meter of a run that stops above `limit` watt-hours (0: no limit).
+
+    Raises: InputError for an unknown country, or where there is a limit and nothing to count with.
+    """
+    meter = Meter(device, intensity_of(country))
+    now = meter.read()
+    if limit and now.wh is None:
+        raise InputError(f"--stop-above-wh {limit:g}: energy is unknown here ({now.sources()})")
+    return meter
 
 
 def add_up(parts: Sequence[Part], intensity: Intensity) -> Energy:
