@@ -10,8 +10,8 @@ import json
 import math
 import resource
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -26,60 +26,14 @@ from .errors import InputError, TrainingError
 from .evaluate import Evaluation, evaluate
 from .network import Description, Network
 from .optim import Optimizer
+from .reports import EpochReport, Report, StepReport, Summary
 from .schedule import get_schedule
 from .steps import Outcome, StepError, make_steps
 
+__all__ = ["EpochReport", "StepReport", "Summary", "Trainer"]
+
 CHECKPOINT_SECONDS = 30.0  # between epochs' ends, so that a kill costs little
 FIRST_SCALE = 2.0**15
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one training step did; `loss` is the batch's mean, `images_per_second` this step's."""
-
-    epoch: int
-    step: int
-    total_steps: int
-    loss: float
-    accuracy: float
-    lr: float
-    images_per_second: float
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What one epoch did; train figures are means over its steps (dropout on)."""
-
-    epoch: int
-    epochs: int
-    train_loss: float
-    train_accuracy: float
-    test_loss: float
-    test_accuracy: float
-    seconds: float
-    images_per_second: float
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The outcome of a run; times and rates are of this session (a resumed run counts anew)."""
-
-    run: str
-    finished: bool
-    epochs: int
-    steps: int
-    test_accuracy: float | None
-    test_loss: float | None
-    best_accuracy: float | None
-    parameters: int
-    seconds: float
-    images_per_second: float
-    peak_memory_mb: float
-    memory_plan: str
-    device_memory_mb: float | None  # of a GPU's arena
-
-
-Report = Callable[[StepReport | EpochReport], None]
 
 
 class Trainer:
