@@ -13,6 +13,8 @@ from ..kernels.errors import KernelError
 
 __all__ = ["InputError", "KernelError", "TrainingError", "unknown_name"]
 
+MOST_NAMES = 60  # that are listed
+
 
 class InputError(Exception):
     """A wrong option, name, file or folder, told in one line."""
@@ -23,8 +25,11 @@ class TrainingError(Exception):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """The error for a name that is not registered, with close matches and the whole list."""
+    """The error for a name that is not registered, with close matches and the list, if short."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f" (did you mean {' or '.join(close)}?)" if close else ""
-    return InputError(f"unknown {kind} {name!r}{hint}; known: {', '.join(names)}")
+    more = f", … ({len(names)} in all)" if len(names) > MOST_NAMES else ""
+    return InputError(
+        f"unknown {kind} {name!r}{hint}; known: {', '.join(names[:MOST_NAMES])}{more}"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from safetensors.numpy import load_file
 
 from cnnengine.cli.main import main
 from cnnengine.engine import files
+from cnnengine.engine.errors import InputError
+from cnnengine.engine.inspect.view import class_number
 
 
 @pytest.fixture
@@ -147,3 +150,14 @@ def test_features__a_page_that_would_be_too_large(
     assert code == 2
     assert "--channels 8: the page would have" in err
     assert not (tmp_path / "page.html").exists()
+
+
+def test_class_number__of_a_thousand_classes_some_are_named():
+    network = SimpleNamespace(
+        description=SimpleNamespace(classes=tuple(f"thing {i:04}" for i in range(1000)))
+    )
+    with pytest.raises(InputError) as told:
+        class_number(network, "thimg 0041")
+    assert "did you mean thing 0041" in str(told.value)
+    assert "… (1000 in all)" in str(told.value)
+    assert len(str(told.value)) < 1000
