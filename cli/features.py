@@ -109,4 +109,6 @@ def _dataset(
                        skip_bad=skip_bad or own.skip_bad)  # fmt: skip
     for skipped in splits.skipped:
         output.warn(f"left out: {skipped}")
-    return sets.limited(splits, min(images, len(splits.train))).train
+    found = sets.limited(splits, min(images, len(splits.train))).train
+    output.note(f"looking for patches in {len(found)} training images of {splits.name}")
+    return found

@@ -51,7 +51,8 @@ def sees(step: Step, image: Step) -> str:
 
 def _caption(step: Step, image: Step) -> str:
     field = "" if step is image else f"<span>sees {sees(step, image)}</span>"
-    return f"<b>{escape(step.name)}</b><span>{step.kind}</span><span>{shape(step)}</span>{field}"
+    name = escape(step.name).replace("_", "_<wbr>").replace("/", "/<wbr>")
+    return f"<b>{name}</b><span>{step.kind}</span><span>{shape(step)}</span>{field}"
 
 
 def _box(step: Step, scale: float, depth: float) -> str:

@@ -113,7 +113,7 @@ def _filters(view: View) -> str:
     if C == 3:
         meaning = f"""Each picture is a filter with its three colours: where it is bright in a
 colour, that colour raises the response; where it is dark, it lowers it; middle grey does nothing.
-Black is -{greatest:.3g}, middle grey 0, white {greatest:.3g}, in all of them."""
+Black is -{_number(greatest)}, middle grey 0, white {_number(greatest)}, in all of them."""
         made = [pictures.diverging_rgb(filters, greatest) for filters in shown]
         legend = ""
     else:
@@ -189,13 +189,14 @@ def _card(view: View, channel: Channel, layer: Layer, signed: bool, greatest: fl
     values = channel.map
     row, column = np.unravel_index(values.argmax(), values.shape)
     make = pictures.signed if signed else pictures.heat
+    greatest_here, mean = _number(values.max()), _number(values.mean())
     told = (
-        f"map of channel {channel.number}: greatest {values.max():.3g} in row {row + 1} of "
+        f"map of channel {channel.number}: greatest {greatest_here} in row {row + 1} of "
         f"{values.shape[0]}, column {column + 1} of {values.shape[1]}"
     )
     return f"""<li><figure>{_stack(view, make(values, greatest), told)}
-<figcaption><b>channel {channel.number}</b> greatest {values.max():.3g}, mean {values.mean():.3g}
-</figcaption></figure>{_patches(channel, max(layer.step.sees))}</li>"""
+<figcaption><b>channel {channel.number}</b><span>greatest {greatest_here}</span>
+<span>mean {mean}</span></figcaption></figure>{_patches(channel, max(layer.step.sees))}</li>"""
 
 
 def _patches(channel: Channel, widest: int) -> str:
@@ -203,16 +204,18 @@ def _patches(channel: Channel, widest: int) -> str:
     if not channel.patches:
         return ""
     fine = " fine" if widest >= FINE else ""
-    items = "".join(
-        f'<li><img src="{pictures.photo(p.pixels, PATCH)}" alt="{escape(p.label)}, {p.value:.3g}" '
-        f'title="{escape(p.label)}, {p.value:.3g} (picture {p.index})" '
-        f'style="width:{100 * (p.box[3] - p.box[2]) / widest:.0f}%"></li>'
-        for p in channel.patches
-    )
+    items = ""
+    for patch in channel.patches:
+        told = f"{escape(patch.label)}, {_number(patch.value)}"
+        width = 100 * (patch.box[3] - patch.box[2]) / widest
+        items += (
+            f'<li><img src="{pictures.photo(patch.pixels, PATCH)}" alt="{told}" '
+            f'title="{told} (picture {patch.index})" style="width:{width:.0f}%"></li>'
+        )
     most, least = channel.patches[0].value, channel.patches[-1].value
     return (
         f'<ul class="patches{fine}" aria-label="patches for channel {channel.number}">{items}</ul>'
-        f"<p>patches {most:.3g} to {least:.3g}</p>"
+        f"<p>patches {_number(most)} to {_number(least)}</p>"
     )
 
 
@@ -224,7 +227,7 @@ def _heat(view: View) -> str:
     )  # fmt: skip
     row, column = np.unravel_index(view.heat.argmax(), view.heat.shape)
     told = (
-        f"heat for {escape(name)}: greatest {greatest:.3g} in row {row + 1} of "
+        f"heat for {escape(name)}: greatest {_number(greatest)} in row {row + 1} of "
         f"{view.heat.shape[0]}, column {column + 1} of {view.heat.shape[1]}"
     )
     choices = "".join(
@@ -257,9 +260,15 @@ def _stack(view: View, over: str, told: str) -> str:
 
 
 def _legend(kind: str, low: float, high: float) -> str:
+    ends = _number(low), _number(high)
     middle = "<span>0</span>" if kind == "signed" else ""
     return (
-        f'<div class="legend {kind}"><img src="{pictures.scale(kind)}" alt="colours from '
-        f'{low:.3g} to {high:.3g}"><p><span>{low:.3g}</span>{middle}<span>{high:.3g}</span></p>'
-        "</div>"
+        f'<div class="legend {kind}"><img src="{pictures.scale(kind)}" '
+        f'alt="colours from {ends[0]} to {ends[1]}">'
+        f"<p><span>{ends[0]}</span>{middle}<span>{ends[1]}</span></p></div>"
     )
+
+
+def _number(value: float) -> str:
+    """Three digits, or all in front of the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
