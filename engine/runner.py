@@ -30,7 +30,7 @@ class Program:
     memory: MemoryPlan
 
 
-LR, STEP = "update/lr", "update/step"
+LR, STEP, KEYS = "update/lr", "update/step", "keys"
 
 
 class Feeds:
@@ -43,18 +43,27 @@ class Feeds:
     def __init__(self, graph: Graph, dtype: str, device: Device) -> None:
         """Lay out the block of a graph; `dtype` is the learning rate's. Nothing is allocated."""
         self.device = device
-        self.keys = {value.name: stream for stream, value in enumerate(graph.keys)}
         self.loss_weights = graph.loss_weights
         self.constants = graph.constants
+        self._words = np.empty((len(graph.keys), 4), np.uint32)  # of the keys: seed, step, stream
+        self._words[:, 3] = np.arange(len(graph.keys))
         self._places: dict[str, tuple[int, int, tuple[int, ...], str]] = {}
         self.size = 0
         # constants first: blocks of all batch sizes, which share memory on the host, agree on them
-        ordered = sorted(graph.inputs, key=lambda value: value.name not in graph.constants)
-        given = {v.name: (v.shape, v.dtype) for v in (*ordered, *graph.keys)}
-        for name, (shape, kind) in {**given, LR: ((1,), dtype), STEP: ((1,), "int64")}.items():
-            end = self.size + math.prod(shape) * spec.ITEMSIZE[kind]
-            self._places[name] = (self.size, end, shape, kind)
-            self.size = device.aligned(end)
+        for value in sorted(graph.inputs, key=lambda value: value.name not in graph.constants):
+            self._place(value.name, value.shape, value.dtype)
+        first = self.size
+        if graph.keys:
+            self._place(KEYS, self._words.shape, "uint32")
+        for i, value in enumerate(graph.keys):
+            self._places[value.name] = (first + 16 * i, first + 16 * i + 16, (4,), "uint32")
+        self._place(LR, (1,), dtype)
+        self._place(STEP, (1,), "int64")
+
+    def _place(self, name: str, shape: tuple[int, ...], kind: str) -> None:
+        end = self.size + math.prod(shape) * spec.ITEMSIZE[kind]
+        self._places[name] = (self.size, end, shape, kind)
+        self.size = self.device.aligned(end)
 
     def views(self, block: Any) -> dict[str, Any]:
         """The arrays in a block, uint8 [size] in any memory, by name."""
@@ -79,8 +88,9 @@ class Feeds:
             views[name][...] = values
         for name, weight in self.loss_weights.items():
             views[name][...] = weight * inputs.get("grad_scale", np.ones(1))
-        for name, stream in self.keys.items():
-            views[name][...] = philox.key(seed, step, stream)
+        if KEYS in views:
+            self._words[:, :3] = philox.key(seed, step, 0)[:3]
+            views[KEYS][...] = self._words
         views[LR][0], views[STEP][0] = lr, step + 1
 
 

@@ -7,12 +7,13 @@ later, so that neither waits for the other. Both make the same steps in the same
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,10 +23,12 @@ from .data import Batch
 from .gpu import CudaDevice
 from .network import Network
 from .optim import Optimizer
-from .runner import LR, STEP, Plan
+from .runner import LR, STEP, Feeds, Plan
 
 SCALE_GROWTH_STEPS = 2000  # float16: steps without overflow before the loss scale doubles
 LEAST_SCALE = 2.0**-14
+
+Copy = Callable[[], None]
 
 
 class StepError(Exception):
@@ -42,10 +45,10 @@ class Outcome:
     correct: int
     seconds: float
 
-    @property
+    @functools.cached_property
     def loss(self) -> float:
         """The batch's mean loss."""
-        return float(self.losses.mean())
+        return float(np.add.reduce(self.losses)) / len(self.losses)
 
 
 def make_steps(network: Network, optimizer: Optimizer, seed: int) -> WaitedSteps | QueuedSteps:
@@ -57,7 +60,7 @@ def make_steps(network: Network, optimizer: Optimizer, seed: int) -> WaitedSteps
 def _outcome(
     step: int, lr: float, losses: np.ndarray, logits: np.ndarray, labels: np.ndarray, begun: float
 ) -> Outcome:
-    correct = int((logits.argmax(axis=1) == labels).sum())
+    correct = int(np.count_nonzero(logits.argmax(axis=1) == labels))
     return Outcome(step, lr, losses, correct, time.perf_counter() - begun)
 
 
@@ -136,18 +139,17 @@ class _Route:
     wait until the step before is done with the plan's block.
     """
 
-    plan: Plan
-    host: np.ndarray  # uint8, pinned: the feeds
-    views: dict[str, np.ndarray]  # the arrays in it
-    device: Any  # uint8, as large as `host`
-    outputs: tuple[Any, Any]  # losses and logits of the plan
-    results: list[np.ndarray]  # pinned: the same on the host
-    arrived: Any  # event: the feeds are in `device`
+    feeds: Feeds
+    views: dict[str, np.ndarray]  # the arrays of the feeds, pinned on the host
+    results: list[np.ndarray]  # pinned: losses and logits
+    arrive: Copy  # the feeds, into the slot
+    enter: Copy  # from the slot into the plan's block
+    leave: tuple[Copy, ...]  # losses and logits of the plan, into `results`
+    arrived: Any  # event: the feeds are in the slot
     done: Any  # event: the results are here, and the slot is free again
 
 
-@dataclass(frozen=True, eq=False)
-class _Pending:
+class _Pending(NamedTuple):
     route: _Route
     batch: Batch
     inputs: dict[str, np.ndarray]
@@ -189,10 +191,12 @@ class QueuedSteps:
         arrived, done = gpu.event(), gpu.event()
         routes = {}
         for batch, plan in plans.items():
-            mine = host[: plan.feeds.size]
+            mine, there = host[: plan.feeds.size], device[: plan.feeds.size]
+            results = _side_by_side(pinned, outputs[batch])
             routes[batch] = _Route(
-                plan, mine, plan.feeds.views_to_write(mine), device[: plan.feeds.size],
-                outputs[batch], _side_by_side(pinned, outputs[batch]), arrived, done,
+                plan.feeds, plan.feeds.views_to_write(mine), results,
+                gpu.transfer(there, mine, gpu.copies), gpu.transfer(plan.block, there),
+                tuple(map(gpu.transfer, results, outputs[batch])), arrived, done,
             )  # fmt: skip
         return routes
 
@@ -210,21 +214,18 @@ class QueuedSteps:
         """
         begun, gpu = time.perf_counter(), self.gpu
         known = [self._finish()] if len(self._pending) == len(self._slots) else []
-        route = self._slots[progress.step % len(self._slots)][len(batch.labels)]
-        inputs = batch.inputs
-        feeds = route.plan.feeds
-        feeds.write(route.views, inputs, seed=self.seed, step=progress.step, lr=lr)
-        gpu.copy(route.device, route.host, gpu.copies)
+        size, step = len(batch.labels), progress.step
+        route, inputs = self._slots[step % len(self._slots)][size], batch.inputs
+        route.feeds.write(route.views, inputs, seed=self.seed, step=step, lr=lr)
+        route.arrive()
         route.arrived.record(gpu.copies)
         gpu.compute.wait_event(route.arrived)
-        gpu.copy(route.plan.block, route.device)
-        self._repeated[len(batch.labels)]()
-        for result, output in zip(route.results, route.outputs, strict=True):
-            gpu.copy(result, output)
+        route.enter()
+        self._repeated[size]()
+        for leave in route.leave:
+            leave()
         route.done.record(gpu.compute)
-        self._pending.append(
-            _Pending(route, batch, inputs, progress.epoch, progress.step, lr, begun)
-        )
+        self._pending.append(_Pending(route, batch, inputs, progress.epoch, step, lr, begun))
         while self._pending and self._pending[0].route.done.done:
             known.append(self._finish())
         return known

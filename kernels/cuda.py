@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -175,16 +176,27 @@ class Gpu:
         None is the compute stream. The source stays as it is, and host memory alive, until the
         stream has come so far: CUDA waits for memory that is not pinned on most machines only.
         """
+        self.transfer(out, source, stream)()
+
+    def transfer(self, out: Any, source: Any, stream: Any = None) -> Callable[[], None]:
+        """What starts such a copy, as often as it is called: addresses are looked up only here.
+
+        It keeps both arrays alive.
+        """
         assert out.nbytes == source.nbytes, "copies keep their size"
         if source.nbytes == 0:
-            return
+            return lambda: None
         runtime = cupy().cuda.runtime
         to_host, from_host = on_host(out), on_host(source)
         kind = runtime.memcpyDeviceToDevice
         if to_host or from_host:
             kind = runtime.memcpyDeviceToHost if to_host else runtime.memcpyHostToDevice
         queue = (stream or self.compute).ptr
-        runtime.memcpyAsync(address(out), address(source), source.nbytes, kind, queue)
+        start = functools.partial(
+            runtime.memcpyAsync, address(out), address(source), source.nbytes, kind, queue
+        )
+        start.arrays = out, source  # type: ignore[attr-defined]
+        return start
 
     def fill(self, array: Any, byte: int) -> None:
         """Set every byte of a contiguous array, on the compute stream."""
