@@ -14,6 +14,7 @@ from .errors import ShapeError, UnsupportedError
 from .spec.contract import address, dtype_name
 
 TYPES = "float32, float16 and bfloat16"
+WORKSPACE_ALIGNMENT = 16  # bytes: what one thread moves at once; plans give 64
 
 
 def cdiv(a: int, b: int) -> int:
@@ -53,7 +54,7 @@ def require_usable(
     """Require arrays (None is left out) that the kernels of `backend` can read.
 
     They are on the host or, with `host` False, on a GPU; None leaves the place open. Each begins
-    at a multiple of its element size.
+    at a multiple of its element size, one called `workspace` at one of WORKSPACE_ALIGNMENT.
 
     Raises: UnsupportedError, ShapeError.
     """
@@ -71,8 +72,11 @@ def require_usable(
                 f"{function}: backend {backend} runs on arrays in {here} memory here, {name} is in "
                 f"{there} memory; copy it, or use backend {backend if host else 'numpy'}"
             )
-        if array.size and address(array) % array.dtype.itemsize:
+        what, least = "its element size", array.dtype.itemsize
+        if name == "workspace":
+            what, least = "what a vector takes", WORKSPACE_ALIGNMENT
+        if array.size and address(array) % least:
             raise ShapeError(
-                f"{function}: {name} must start at a multiple of its element size "
-                f"({array.dtype.itemsize} bytes), not at address {address(array)}"
+                f"{function}: {name} must start at a multiple of {what} ({least} bytes), "
+                f"not at address {address(array)}"
             )

@@ -53,7 +53,8 @@ class Config:
     """How a backend will run one call: chosen once, by its `choose`, and handed to every call.
 
     `algorithm` and `tile` mean something to the backend only; `workspace_bytes` is the scratch
-    memory that the caller hands in as a uint8 array; `reason` is for people.
+    memory that the caller hands in as a uint8 array, from a multiple of 16 bytes on; `reason` is
+    for people.
     """
 
     algorithm: str

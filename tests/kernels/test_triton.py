@@ -125,6 +125,23 @@ def test_product_tile__fits_every_gpu(dtype):
             assert tile.rows * tile.columns <= 64 * 32 * tile.warps  # sums in 64 registers
 
 
+@pytest.mark.parametrize("name", ["triton", "cupy"])
+@pytest.mark.parametrize("skew", [1, 4, 8])
+def test_bias_grad__refuses_a_workspace_between_vectors(name, skew):
+    backend = registry.load(name)
+    dy, out = np.ones((4096, 8), np.float32), np.empty(8, np.float32)
+    config = backend.choose("bias_grad", {"dy": dy, "out": out})
+    memory = np.empty(config.workspace_bytes + 32, np.uint8)
+    first = -memory.ctypes.data % 16
+    workspace = memory[first + skew : first + skew + config.workspace_bytes]
+    told = r"workspace must start at a multiple of what a vector takes \(16 bytes\), not at address"
+    with pytest.raises(ShapeError, match=told):
+        backend.function("bias_grad")(dy, out, workspace=workspace, config=config)
+    workspace = memory[first : first + config.workspace_bytes]
+    backend.function("bias_grad")(dy, out, workspace=workspace, config=config)
+    assert (out == 4096).all()
+
+
 PTXAS = """`ptxas` failed with error code 255
 `ptxas` stderr:
 ptxas /tmp/a.ptx, line 7; error   : Feature 'wgmma' needs .target sm_90a
