@@ -85,10 +85,11 @@ def _backends() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     """Which devices `--device` can name here."""
     from ..engine import hardware
-    from ..engine.device import BACKENDS
+    from ..engine.device import AUTO, BACKENDS
 
     for name, reason in hardware.devices():
         what, kernels = f"device: {name}", f"kernels {', '.join(BACKENDS[name])}"
+        kernels += "; what --device auto means" if name == AUTO else ""
         found, _, mend = (reason or "").partition("; ")
         state = "missing" if reason else "ok"
         yield Finding(what, state, found or kernels, mend)

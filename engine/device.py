@@ -23,6 +23,7 @@ from ..kernels.numpy import threads
 from .errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "interpreter")
+AUTO = "cpu"  # until the GPU backends have run on a GPU
 BACKENDS = {  # of each device, best first: the first that supports a call gets it
     "cpu": ("native", "numpy"),
     "cuda": ("triton", "cupy"),
@@ -135,7 +136,7 @@ class Device:
 def open_device(name: str = "auto", kernels: str = "auto", *, graphs: bool = True) -> Device:
     """The device called `name`, with one backend if `kernels` names it, else all that can run.
 
-    auto is the CPU. `graphs` False keeps a GPU from replaying steps as CUDA graphs (debugging).
+    auto is `AUTO`. `graphs` False keeps a GPU from replaying steps as CUDA graphs (debugging).
 
     Raises: InputError for an unknown name or a device or backend that is not here.
     """
@@ -144,7 +145,7 @@ def open_device(name: str = "auto", kernels: str = "auto", *, graphs: bool = Tru
         raise InputError(f"unknown device {name!r}; known: {', '.join(DEVICES)}")
     if colon and not (number.isascii() and number.isdigit()):
         raise InputError(f"--device must be cuda or cuda:N, like cuda:0, not {name!r}")
-    place = "cpu" if place == "auto" else place
+    place = AUTO if place == "auto" else place
     wanted = _backends(place, kernels)
     if place == "interpreter":
         return _interpreter(wanted[0])

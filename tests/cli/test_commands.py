@@ -304,6 +304,7 @@ def test_doctor__names_what_is_here_and_what_is_missing(tmp_path):
     found = {finding["name"]: finding for finding in report["findings"]}
     assert found["kernels: numpy"]["state"] == "ok"
     assert found["blas"]["value"]
+    assert "what --device auto means" in found["device: cpu"]["value"]
     for finding in report["findings"]:
         assert finding["state"] in ("ok", "missing", "warning")
         assert finding["state"] == "ok" or finding["mend"], finding
