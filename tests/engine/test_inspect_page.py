@@ -98,7 +98,8 @@ def test_page__every_value_stands_in_the_text_and_nothing_is_read_as_tags():
     for told in (
         "What net &amp; co sees in my &lt;cat&gt;.png", "75.00 %", "25.00 %", "12,345 parameters",
         "a &quot;cat&quot;", "&lt;dog&gt;", "conv&lt;1&gt;", "1,234 pictures of pets",
-        "patches 2.5 to 2.5", "<span>greatest 11</span>\n<span>mean 5.5</span>", "greatest 11 in row 4 of 4, column 3 of 3",
+        "patches 2.5 to 2.5", "<span>greatest 11</span>\n<span>mean 5.5</span>",
+        "greatest 11 in row 4 of 4, column 3 of 3",
         "greatest 0.5 in row 1 of 2, column 2 of 2", "sees the whole picture",
         "2 of\n16 channels",
     ):  # fmt: skip
