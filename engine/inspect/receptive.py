@@ -19,7 +19,11 @@ import numpy as np
 from ..errors import InputError
 from ..ir import Graph, Node, Value
 
-WINDOWS = ("conv2d", "max_pool2d", "avg_pool2d")
+WINDOWS = ("conv2d", "max_pool2d", "avg_pool2d", "pad")
+POINTWISE = (  # in rows and columns; over channels they may reach
+    "relu", "clip", "leaky_relu", "prelu", "softmax", "batch_norm_inference", "lrn", "dropout",
+    "add", "mul", "concat", "channel_slice", "broadcast",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,32 +66,42 @@ def fields(graph: Graph) -> dict[Value, Field]:
 
 def _field(node: Node, out: Value, seen: list[Field]) -> Field:
     if node.op in WINDOWS:
-        size = node["w"].shape[1:3] if node.op == "conv2d" else node["op"].kernel
-        rows, columns = (
-            _slide(pairs, out.shape[1 + i], size[i], node["op"], i)
-            for i, pairs in enumerate((seen[0].rows, seen[0].columns))
-        )
+        rows, columns = (_windows(node, seen[0], out, axis) for axis in (0, 1))
         return Field(rows, columns)
-    if len(out.shape) != 4:
-        return _hull([Field(_whole(f.rows), _whole(f.columns)) for f in seen])
-    for field in seen:
-        if any(len(pairs) not in (1, size) for pairs, size in
-               zip((field.rows, field.columns), out.shape[1:3], strict=True)):  # fmt: skip
-            raise InputError(
-                f"layer {node.name}: it is not known which pixels {node.op} takes, so the layers "
-                "behind it cannot be shown"
-            )
-    shape = [np.zeros((size, 2), np.int64) for size in out.shape[1:3]]
-    return _hull([Field(f.rows + shape[0], f.columns + shape[1]) for f in seen])
+    places = out.shape[1:3] if len(out.shape) >= 4 else (1, 1)
+    if len(out.shape) == 2 or (node.op == "reduce_sum" and len(out.shape) == 4):
+        seen = [Field(*map(_summed, (f.rows, f.columns), places)) for f in seen]
+    elif not _stays(node) and any(len(f.rows) * len(f.columns) > 1 for f in seen):
+        raise InputError(
+            f"layer {node.name}: it is not known which pixels {node.op} takes, so the layers "
+            "behind it cannot be shown"
+        )
+    zeros = [np.zeros((size, 2), np.int64) for size in places]
+    return _hull([Field(f.rows + zeros[0], f.columns + zeros[1]) for f in seen])
 
 
-def _slide(pairs: np.ndarray, count: int, taps: int, op: object, axis: int) -> np.ndarray:
-    """Fields int64[count,2] of windows over positions with the fields `pairs`."""
-    stride, padding = op.stride[axis], op.padding[2 * axis]  # type: ignore[attr-defined]
-    dilation = getattr(op, "dilation", (1, 1))[axis]
-    steps = np.arange(count)[:, None] * stride + np.arange(taps) * dilation - padding  # [count,R]
+def _stays(node: Node) -> bool:
+    """Whether every value keeps its place."""
+    if node.op == "transpose":
+        return node["axes"][:3] == (0, 1, 2)
+    if node.op == "reshape":
+        return len(node.out.shape) >= 4 and node.out.shape[:3] == node["x"].shape[:3]
+    return node.op in POINTWISE
+
+
+def _windows(node: Node, field: Field, out: Value, axis: int) -> np.ndarray:
+    """Fields int64[P,2] of the rows (axis 0) or columns (axis 1) of a window's output."""
+    op, pairs = node["op"], (field.rows, field.columns)[axis]
+    if node.op == "pad":
+        taps, stride, dilation, padding = 1, 1, 1, op.before[1 + axis]
+    else:
+        taps = node["w"].shape[1 + axis] if node.op == "conv2d" else op.kernel[axis]
+        stride, padding = op.stride[axis], op.padding[2 * axis]
+        dilation = getattr(op, "dilation", (1, 1))[axis]
+    count = out.shape[1 + axis]
+    steps = np.arange(count)[:, None] * stride + np.arange(taps) * dilation - padding  # [P,R]
     inside = (steps >= 0) & (steps < len(pairs))
-    if getattr(op, "padding_mode", "") == "edge":
+    if getattr(op, "padding_mode", "zeros") == "edge":
         inside[:] = True
     steps = steps.clip(0, len(pairs) - 1)
     first = np.where(inside, pairs[steps, 0], pairs[:, 1].max() + 1).min(axis=1)
@@ -95,8 +109,9 @@ def _slide(pairs: np.ndarray, count: int, taps: int, op: object, axis: int) -> n
     return np.stack([first, last], axis=1)
 
 
-def _whole(pairs: np.ndarray) -> np.ndarray:
-    return np.array([[pairs[:, 0].min(), pairs[:, 1].max()]])
+def _summed(pairs: np.ndarray, count: int) -> np.ndarray:
+    """The fields of `count` places of a sum over all, if it is one, or over none."""
+    return np.array([[pairs[:, 0].min(), pairs[:, 1].max()]]) if count == 1 else pairs
 
 
 def _hull(seen: list[Field]) -> Field:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError, unknown_name
 from ..ir import Graph, Node, Value
+from ..passes.autodiff import depending
 
 FOLLOWERS = ("batch_norm_inference", "relu", "clip", "leaky_relu", "prelu")
 KINDS = {
@@ -122,9 +123,11 @@ def _cuts(graph: Graph) -> list[Value]:
     """The activations that are alone in being read later, in order."""
     last = {value: i for i, node in enumerate(graph.nodes) for value in node.reads}
     last |= dict.fromkeys(graph.outputs.values(), len(graph.nodes))
+    seeing = depending(graph, graph.inputs)
     alive, cuts = set(graph.inputs), []
     for i, node in enumerate(graph.nodes):
-        alive = {value for value in (*alive, *node.writes) if last.get(value, -1) > i}
+        made = (*alive, *(value for value in node.writes if value in seeing))
+        alive = {value for value in made if last.get(value, -1) > i}
         if alive == {node.out}:
             cuts.append(node.out)
     return cuts

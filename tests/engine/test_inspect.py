@@ -161,6 +161,36 @@ def test_fields__of_padding_alone_are_empty():
     assert (left, right) == (0, 1)
 
 
+def test_fields__of_what_imported_networks_bring():
+    b = GraphBuilder("n", training=False)
+    x = b.input("x", (1, 6, 6, 1))
+    padded = b.pad(x, (0, 1, -2, 0), (0, 0, 1, 0))  # [1,7,5,1]
+    column = b.reduce_sum(padded, (1,), keepdims=True)  # [1,1,5,1]
+    scale = b.broadcast(b.reduce_sum(column, (2,), keepdims=True), padded.shape)
+    both = b.mul(padded, scale)
+    slope = b.broadcast(b.parameter("slope", (1, 1, 1, 1), "ones"), padded.shape)
+    y = b.conv2d(b.mul(padded, slope), 2, 2, name="conv")  # [1,6,4,2]
+    split = b.transpose(b.reshape(y, (1, 6, 4, 2, 1)), (0, 1, 2, 4, 3))
+    flat = b.transpose(b.flatten(split), (1, 0))
+    told = receptive.fields(b.finish(logits=both, flat=flat))
+    assert told[padded].rows.tolist() == [[6, -1], *([i, i] for i in range(6))]
+    assert told[padded].columns.tolist() == [[2, 2], [3, 3], [4, 4], [5, 5], [6, -1]]
+    assert told[column].rows.tolist() == [[0, 5]]
+    assert told[column].columns.tolist() == told[padded].columns.tolist()
+    assert told[both].columns.tolist() == [[2, 5]] * 5
+    assert told[split].rows.tolist() == [[0, 0], *([i, i + 1] for i in range(5))]
+    assert told[flat].columns.tolist() == [[2, 5]]
+
+
+@pytest.mark.parametrize("move", ["transpose", "reshape"])
+def test_fields__an_op_that_moves_pixels_is_named(move):
+    b = GraphBuilder("n", training=False)
+    x = b.input("x", (1, 6, 6, 2))
+    moved = b.transpose(x, (0, 2, 1, 3)) if move == "transpose" else b.reshape(x, (1, 12, 3, 2))
+    with pytest.raises(InputError, match=f"not known which pixels {move} takes"):
+        receptive.fields(b.finish(logits=moved))
+
+
 def test_strongest_patches__are_all_that_the_value_depends_on():
     network = make("vgg-small", (20, 20, 3), width=0.1)
     images = pictures(30, (20, 20, 3))
