@@ -16,9 +16,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,9 +29,10 @@ import tomli_w
 
 from . import files, userfile
 from .errors import InputError
-from .network import Description
+from .network import PRECISIONS, Description
 
 FORMAT = 1
+MOST_PIXELS = 1 << 16  # a side of an image
 
 
 @dataclass
@@ -244,13 +246,38 @@ def told_of_model(description: Description, source: Source) -> dict[str, Any]:
 
 
 def parse_model(meta: Mapping[str, Any], file: Path) -> tuple[Description, Source]:
-    """Back from `told_of_model`. Raises: InputError when a field is missing or unknown."""
+    """Back from `told_of_model`. Raises: InputError when a field is missing, unknown or wrong."""
     told = dict(meta)
     try:
         source = Source(**told.pop("data"))
     except (KeyError, TypeError):
         raise InputError(f"{file} does not tell which data it was trained on") from None
+    for name, value in (told | asdict(source)).items():
+        if name in FIELDS and not FIELDS[name](value):
+            raise InputError(f"{file} is damaged: {name} in its metadata is {value!r:.60}")
     return Description.from_json(told), source
+
+
+def _all(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(fits, value))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+FIELDS: dict[str, Callable[[Any], bool]] = {  # of a model's metadata → whether a value can be one
+    "input_shape": lambda v: _all(v, lambda n: type(n) is int and 0 < n <= MOST_PIXELS),
+    "classes": lambda v: _all(v, lambda name: isinstance(name, str)),
+    "mean": lambda v: _all(v, _is_number),
+    "std": lambda v: _all(v, _is_number),
+    "precision": lambda v: isinstance(v, str) and v in PRECISIONS,
+    "options": lambda v: isinstance(v, dict),
+    "name": lambda v: isinstance(v, str),
+    "seed": lambda v: type(v) is int,
+    "image_size": lambda v: isinstance(v, str),
+    "skip_bad": lambda v: isinstance(v, bool),
+}
 
 
 def load_model(path: Path) -> tuple[Description, dict[str, np.ndarray], Source]:

@@ -19,8 +19,8 @@ from .errors import InputError
 from .models import get_model
 from .naming import torch_naming
 from .network import Description
-from .tensorfiles import open_tensors
-from .weights import Weights, count_classes, read_weights
+from .tensorfiles import Tensors, open_tensors
+from .weights import Weights, count_classes, fit_weights
 
 TORCHVISION = "torchvision"  # the format of a model file with torchvision's names
 NAMES = ("own", TORCHVISION)
@@ -44,19 +44,24 @@ class Wish:
 
 def import_weights(path: Path, wish: Wish) -> tuple[Description, Source, Weights]:
     """The model that the weights in `path` make. Raises: InputError."""
-    written, source = _written(path)
+    with open_tensors(path) as file:
+        return _imported(file, wish)
+
+
+def _imported(file: Tensors, wish: Wish) -> tuple[Description, Source, Weights]:
+    written, source = _written(file)
     if wish.arch and written is not None and written.arch != userfile.settled(wish.arch):
         written = None
-    unfed = _describe(path, wish, written)
-    weights = read_weights(path, unfed)
+    unfed = _describe(file, wish, written)
+    weights = fit_weights(file, unfed)
     table = get_model(unfed.arch).torchvision if weights.kind == TORCHVISION else None
     mean, std = (
-        _per_channel(name, told or getattr(written or table, name, None), unfed, path)
+        _per_channel(name, told or getattr(written or table, name, None), unfed, file)
         for name, told in (("mean", wish.mean), ("std", wish.std))
     )
     description = replace(unfed, mean=mean, std=std)
     if description != written:
-        source = Source(f"unknown data (weights from {path.name})")
+        source = Source(f"unknown data (weights from {file.path.name})")
     return description, source, weights
 
 
@@ -79,24 +84,23 @@ def export_weights(
     files.save_tensors(path, theirs, meta)
 
 
-def _written(path: Path) -> tuple[Description | None, Source]:
+def _written(file: Tensors) -> tuple[Description | None, Source]:
     """What cnnengine wrote into a file of weights, where it did."""
-    with open_tensors(path) as file:
-        meta = dict(file.meta)
+    meta = dict(file.meta)
     meta.pop(files.CHECKSUM, None)
     told = meta.pop("format", None)
     if "arch" not in meta:
         return None, Source("unknown data")
     if told not in (FORMAT, [TORCHVISION, FORMAT]):
-        raise InputError(f"{path} has format {told}, not {FORMAT}")
-    return parse_model(meta, path)
+        raise InputError(f"{file.path} has format {told}, not {FORMAT}")
+    return parse_model(meta, file.path)
 
 
-def _describe(path: Path, wish: Wish, written: Description | None) -> Description:
+def _describe(file: Tensors, wish: Wish, written: Description | None) -> Description:
     """What the caller says of the network, else the file, else the network; not yet normalised."""
     arch = userfile.settled(wish.arch) if wish.arch else written.arch if written else None
     if arch is None:
-        raise InputError(f"{path} does not tell its network; give --arch")
+        raise InputError(f"{file.path} does not tell its network; give --arch")
     model = get_model(arch)
     shape = written.input_shape if written else model.input_shape
     if wish.image_size is not None:
@@ -108,16 +112,18 @@ def _describe(path: Path, wish: Wish, written: Description | None) -> Descriptio
         written.precision if written else "fp32",
         options=dict(options), code=userfile.digest(userfile.content(arch)),
     )  # fmt: skip
-    found = count_classes(path, made)
-    return replace(made, classes=_classes(path, wish.classes, found, written, model.classes))
+    found = count_classes(file, made)
+    return replace(made, classes=_classes(file.path, wish.classes, found, written, model.classes))
 
 
 def _per_channel(
-    name: str, told: Sequence[float] | None, description: Description, path: Path
+    name: str, told: Sequence[float] | None, description: Description, file: Tensors
 ) -> tuple[float, ...]:
     channels = description.input_shape[2]
     if told is None:
-        raise InputError(f"{path} does not tell how images are normalised; give --mean and --std")
+        raise InputError(
+            f"{file.path} does not tell how images are normalised; give --mean and --std"
+        )
     if len(told) not in (1, channels):
         raise InputError(f"--{name} must be one number or {channels}, not {len(told)}")
     return tuple(told) if len(told) == channels else tuple(told) * channels

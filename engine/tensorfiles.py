@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import lzma
 import math
 import pickle
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +37,11 @@ ZIP, PICKLE = b"PK", b"\x80"
 SAFETENSORS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 TORCH_HOME = "pip install torch"
 NESTED = ("state_dict", "model")  # where training scripts put the weights of a checkpoint
+
+DAMAGES = (  # what NumPy and zipfile raise for a damaged array
+    ValueError, RuntimeError, EOFError, SyntaxError, OSError, MemoryError, TypeError, OverflowError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
 
 Shape = tuple[int, ...]
 
@@ -107,7 +114,7 @@ def _safetensors(path: Path) -> Iterator[Tensors]:
 def _meta(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
     try:
         told = json.loads((metadata or {}).get(files.META, "{}"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} has damaged metadata: {error}") from None
     if not isinstance(told, dict):
         raise InputError(f"{path} has damaged metadata: no object")
@@ -150,7 +157,7 @@ def _npz(path: Path, archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -
             with archive.open(member) as file:
                 shapes[name], dtype = _npy_header(file)
                 size = file.tell() + math.prod(shapes[name]) * dtype.itemsize
-        except (ValueError, RuntimeError, EOFError, SyntaxError, zipfile.BadZipFile) as error:
+        except DAMAGES as error:
             raise InputError(f"{path}: {shown(name)} cannot be read: {error}") from None
         if dtype.hasobject:
             raise InputError(
@@ -161,13 +168,13 @@ def _npz(path: Path, archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -
                 f"{path}: {shown(name)} says it is {shapes[name]} of {dtype}, which with its "
                 f"header are {size} bytes, but has {member.file_size}"
             )
-        dtypes[name] = str(dtype)
+        dtypes[name] = dtype.name
 
     def read(name: str) -> np.ndarray:
         try:
             with archive.open(f"{name}.npy") as file:
                 return npy.read_array(file, allow_pickle=False)
-        except (ValueError, EOFError, zipfile.BadZipFile, OSError) as error:
+        except DAMAGES as error:
             raise InputError(f"{path}: {shown(name)} cannot be read: {error}") from None
 
     return Tensors(path, shapes, dtypes, read)
@@ -201,10 +208,9 @@ def _torch(path: Path) -> Iterator[Tensors]:
             f"{path} holds more than tensors: reading it would run code, so it is not read; save "
             "the weights alone, torch.save(model.state_dict(), FILE)"
         ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError,
-            IndexError, AssertionError, MemoryError) as error:  # fmt: skip
+    except Exception as error:  # damaged files make its loader raise whatever it stumbles over
         told = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is a damaged file of torch's: {told}") from None
+        raise InputError(f"{path} cannot be read as a file of torch's: {told}") from None
     nested = next((k for k in NESTED if isinstance(loaded, dict) and _is_dict(loaded.get(k))), None)
     tensors = loaded[nested] if nested else loaded
     if not _is_dict(tensors):

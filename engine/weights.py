@@ -54,28 +54,32 @@ def read_weights(path: Path, description: Description, *, other_classes: bool = 
     Raises: InputError; for weights that do not fit it names the listed network that they do fit, or
     every tensor that is missing, unknown or of another shape.
     """
-    with open_tensors(path) as opened:
-        file, notes = _without_prefix(opened)
-        fit = _fit(file.shapes, description, other_classes)
-        if fit.wrong:
-            raise _not_fitting(file, description, fit)
-        names = {o: n for o, n in fit.naming.names.items() if o not in fit.missing}
-        _check_types(file, names.values())
-        dtype = "float64" if description.precision == "fp64" else "float32"
-        arrays = {o: _as(dtype, fit.naming.to_ours(o, file.read(n))) for o, n in names.items()}
-        _check_whole(file)
+    with open_tensors(path) as file:
+        return fit_weights(file, description, other_classes=other_classes)
+
+
+def fit_weights(file: Tensors, description: Description, *, other_classes: bool = False) -> Weights:
+    """`read_weights` of an open file. Raises: InputError."""
+    file, notes = _without_prefix(file)
+    fit = _fit(file.shapes, description, other_classes)
+    if fit.wrong:
+        raise _not_fitting(file, description, fit)
+    names = {o: n for o, n in fit.naming.names.items() if o not in fit.missing}
+    _check_types(file, names.values())
+    dtype = "float64" if description.precision == "fp64" else "float32"
+    arrays = {o: _as(dtype, fit.naming.to_ours(o, file.read(n))) for o, n in names.items()}
+    _check_whole(file)
     _check_values(file.path, arrays, names)
     notes += _told(file, fit, names.values(), dtype)
     return Weights(arrays, fit.naming.kind, fit.missing, tuple(notes), file.meta)
 
 
-def count_classes(path: Path, description: Description) -> int | None:
+def count_classes(file: Tensors, description: Description) -> int | None:
     """How many classes the last layer in a file knows; None where the file has no such layer.
 
     Raises: InputError.
     """
-    with open_tensors(path) as opened:
-        shapes = _without_prefix(opened)[0].shapes
+    shapes = _without_prefix(file)[0].shapes
     graph = description.graph(1, training=False)
     naming = find_naming(shapes, graph, get_model(description.arch).torchvision)
     shape = shapes.get(naming.names[f"{head(graph)}/w"])

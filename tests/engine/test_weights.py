@@ -1,16 +1,7 @@
-"""Weights of other programs: the same answers as theirs, back to the bit, and what is refused."""
-
-import io
-import json
-import os
-import pickle
-import re
-import sys
-import zipfile
+"""Weights of other programs: the same answers as theirs, back to the bit, and who tells what."""
 
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from cnnengine.engine.checkpoint import Source, load_model, save_model
 from cnnengine.engine.device import open_device
@@ -18,47 +9,11 @@ from cnnengine.engine.errors import InputError
 from cnnengine.engine.exchange import Wish, export_weights, import_weights
 from cnnengine.engine.models import get_model, list_models
 from cnnengine.engine.naming import head, torch_naming
-from cnnengine.engine.network import Description, Network
+from cnnengine.engine.network import Network
+from cnnengine.engine.tensorfiles import open_tensors
 from cnnengine.engine.weights import count_classes, read_weights
 
-CLASSES = 5
-
-# network → its number of parameters in torchvision (with auxiliary heads), a small image, a width
-TORCHVISION = {
-    "alexnet": (61_100_840, 63, 0.125),
-    "vgg16": (138_357_544, 64, 0.0625),
-    "squeezenet": (1_235_496, 49, 0.25),
-    "resnet18": (11_689_512, 40, 0.125),
-    "resnet50": (25_557_032, 40, 0.125),
-    "googlenet-bn": (13_004_888, 64, 0.125),
-    "inception-v3": (27_161_264, 75, 0.0625),
-}
-SIDES = {"alexnet-2012": 67, "googlenet": 64, "lenet": 28, "vgg-small": 28}
-
-
-def described(arch, classes=CLASSES, *, side=None, precision="fp64", **options):
-    model = get_model(arch)
-    shape = (side, side, model.input_shape[2]) if side else model.input_shape
-    flat = (0.5,) * shape[2]
-    return Description(
-        arch, shape, tuple(map(str, range(classes))), flat, flat, precision, options
-    )  # fmt: skip
-
-
-def small(arch, **more):
-    if arch in TORCHVISION:
-        _, side, width = TORCHVISION[arch]
-        return described(arch, side=side, width=width, **more)
-    options = {} if arch == "lenet" else {"width": 0.125}
-    return described(arch, side=SIDES[arch], **options, **more)
-
-
-def drawn(description, seed=1):
-    """Random arrays for every parameter and state of inference."""
-    rng = np.random.default_rng(seed)
-    graph = description.graph(1, training=False)
-    values = [*(p.value for p in graph.params), *graph.states]
-    return {v.name: rng.uniform(0.1, 1, v.shape).astype(np.float32) for v in values}
+from .weight_samples import CLASSES, SIDES, TORCHVISION, described, drawn, saved, small
 
 
 @pytest.fixture
@@ -156,21 +111,6 @@ def test_read_weights__own_names_with_dots_in_torchs_layouts(torch_oracle, tmp_p
     np.testing.assert_allclose(network.logits(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def saved(kind, path, arrays):
-    """Arrays in a file of that kind."""
-    if kind == "safetensors":
-        path.write_bytes(safetensors.numpy.save(arrays))
-    elif kind == "npz":
-        np.savez_compressed(path, **arrays)
-        path.with_name(f"{path.name}.npz").rename(path)
-    else:
-        import torch
-
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        torch.save(tensors, path, _use_new_zipfile_serialization=kind == "pth")
-    return path
-
-
 @pytest.mark.parametrize("kind", ["safetensors", "npz", "pth", "old pth"])
 @pytest.mark.parametrize("names", ["own", "torchvision"])
 def test_read_weights__every_kind_of_file(kind, names, request, tmp_path):
@@ -257,7 +197,8 @@ def test_import_weights__own_names_without_a_normalisation(tmp_path):
 def test_read_weights__other_classes_leave_the_last_layer_out(tmp_path):
     saved("safetensors", tmp_path / "w", drawn(small("squeezenet")))
     other = described("squeezenet", 7, side=49, width=0.25)
-    assert count_classes(tmp_path / "w", other) == CLASSES
+    with open_tensors(tmp_path / "w") as file:
+        assert count_classes(file, other) == CLASSES
     weights = read_weights(tmp_path / "w", other, other_classes=True)
     assert weights.missing == ("conv10/w", "conv10/b")
     assert set(weights.arrays) | set(weights.missing) == set(drawn(other))
@@ -278,202 +219,3 @@ def test_read_weights__other_classes_leave_the_last_layer_out(tmp_path):
 )
 def test_head__is_the_layer_that_makes_the_logits(arch, layer):
     assert head(described(arch).graph(1, training=False)) == layer
-
-
-def test_read_weights__every_misfit_is_listed(tmp_path):
-    arrays = drawn(small("lenet"))
-    arrays["conv1/b"] = np.zeros(7, np.float32)
-    arrays["conv3/w"] = arrays.pop("conv2/w")
-    del arrays["dense1/b"]
-    arrays["two\nlines\x1b[31m"] = np.zeros(1, np.float32)
-    saved("safetensors", tmp_path / "w", arrays)
-    with pytest.raises(InputError) as error:
-        read_weights(tmp_path / "w", small("lenet"))
-    told = str(error.value)
-    assert told.isprintable()
-    assert "does not fit lenet: 2 missing: conv2/w, dense1/b; 2 unknown: " in told
-    assert "conv3/w" in told
-    assert r"'two\nlines\x1b[31m'" in told
-    assert told.endswith("1 of another shape: conv1/b is (7,), not (6,)")
-
-
-@pytest.mark.parametrize(
-    ("arch", "other", "names"),
-    [("squeezenet", "resnet18", "torchvision"), ("resnet50", "vgg16", "own"),
-     ("googlenet-bn", "googlenet", "torchvision"), ("alexnet", "alexnet-2012", "own")],
-)  # fmt: skip
-def test_read_weights__names_the_network_that_they_fit(arch, other, names, tmp_path):
-    """At full size, with arrays of no memory."""
-    naming = torch_naming(described(arch).graph(1, training=False), get_model(arch).torchvision)
-    shapes = described(arch).graph(1, training=False)
-    told = {p.value.name: p.value.shape for p in shapes.params}
-    told |= {v.name: v.shape for v in shapes.states}
-    if names == "torchvision":
-        told = {naming.names[ours]: shape for ours, shape in naming.shapes.items()}
-    sparse(tmp_path / "w", told)
-    rule = f"w does not fit {other}: it holds the weights of {arch}$"
-    with pytest.raises(InputError, match=rule):
-        read_weights(tmp_path / "w", described(other))
-
-
-def sparse(path, shapes, dtype="F32", size=4):
-    """A safetensors file of zeros that take no room on the disk."""
-    header, end = {}, 0
-    for name, shape in shapes.items():
-        start, end = end, end + size * int(np.prod(shape))
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
-    told = json.dumps(header).encode()
-    with open(path, "wb") as file:
-        file.write(len(told).to_bytes(8, "little") + told)
-        file.truncate(8 + len(told) + end)
-
-
-@pytest.mark.parametrize(
-    ("value", "told"),
-    [(np.nan, "conv2/w holds 2 NaN of 2,400"), (-np.inf, "conv2/w holds 2 infinite of 2,400"),
-     (1e39, "conv2/w holds 2 infinite of 2,400")],
-)  # fmt: skip
-def test_read_weights__numbers_that_are_not_finite(value, told, tmp_path):
-    arrays = {name: array.astype(np.float64) for name, array in drawn(small("lenet")).items()}
-    arrays["conv2/w"][0, 0, 0, :2] = value
-    saved("npz", tmp_path / "w", arrays)
-    with pytest.raises(InputError, match=re.escape(f"w: {told}")):
-        read_weights(tmp_path / "w", small("lenet", precision="fp32"))
-
-
-def test_read_weights__variances_below_zero(tmp_path):
-    arrays = drawn(small("resnet18"))
-    arrays["norm1/running_var"][0] = -1
-    saved("safetensors", tmp_path / "w", arrays)
-    with pytest.raises(InputError, match="norm1/running_var holds variances below zero"):
-        read_weights(tmp_path / "w", small("resnet18"))
-
-
-def test_read_weights__types_that_are_no_weights(tmp_path):
-    arrays = drawn(small("lenet"))
-    arrays["conv1/w"] = arrays["conv1/w"].astype(np.int64)
-    saved("safetensors", tmp_path / "w", arrays)
-    with pytest.raises(InputError, match="must be float64, .* or bfloat16, but conv1/w is I64"):
-        read_weights(tmp_path / "w", small("lenet"))
-
-
-def test_read_weights__damaged_numbers_of_our_own_file(tmp_path):
-    save_model(tmp_path / "w", small("lenet"), drawn(small("lenet")), Source("mnist"))
-    content = bytearray((tmp_path / "w").read_bytes())
-    content[-2] ^= 1
-    (tmp_path / "w").write_bytes(content)
-    with pytest.raises(InputError, match=r"w is damaged: its CRC-32 is \d+, it was written as"):
-        read_weights(tmp_path / "w", small("lenet"))
-
-
-def _safetensors(header, numbers=b"", length=None):
-    told = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return (len(told) if length is None else length).to_bytes(8, "little") + told + numbers
-
-
-def _entry(shape, start, end, dtype="F32"):
-    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
-
-
-def _zipped(members, **how):
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", **how) as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-    return content.getvalue()
-
-
-def _npy(shape, numbers=b"", dtype="<f4"):
-    content = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        content, {"descr": dtype, "fortran_order": False, "shape": shape}
-    )
-    return content.getvalue() + numbers
-
-
-class Evil:
-    """Unpickled, it leaves a file."""
-
-    def __reduce__(self):
-        return (open, ("evil", "w"))
-
-
-HOSTILE = {
-    "nothing": (b"", "no file of weights"),
-    "text": (b"hello, this is text", "no file of weights"),
-    "a huge header": (_safetensors(b"{}", length=1 << 62), "no readable safetensors"),
-    "a header cut short": (_safetensors(b'{"a": {"dty', length=4000), "no readable safetensors"),
-    "numbers cut short": (_safetensors({"a": _entry([4], 0, 16)}, b"1234"),
-                          "no readable safetensors"),
-    "a huge shape": (_safetensors({"a": _entry([1 << 40, 1 << 40], 0, 16)}, bytes(16)),
-                     "no readable safetensors"),
-    "numbers that overlap": (
-        _safetensors({"a": _entry([4], 0, 16), "b": _entry([4], 8, 24)}, bytes(24)),
-        "no readable safetensors",
-    ),
-    "a type of its own": (_safetensors({"a": _entry([4], 0, 16, "P32")}, bytes(16)),
-                          "no readable safetensors"),
-    "an archive cut short": (_zipped({"a.npy": _npy((2,), bytes(8))})[:-30], "damaged archive"),
-    "an archive of texts": (_zipped({"a.txt": b"a"}), "a.txt in it is no .npy file"),
-    "an array that says more than it has": (
-        _zipped({"a.npy": _npy((1 << 40,), bytes(64))}), "says it is"),
-    "a bomb": (_zipped({"a.npy": _npy((1 << 24,), bytes(1 << 26))},
-                       compression=zipfile.ZIP_DEFLATED), "unknown: a"),
-    "an array of objects": (
-        _zipped({"a.npy": _npy((1,), pickle.dumps([Evil()]), "|O")}), "never unpickled"),
-    "an array of no shape": (_zipped({"a.npy": b"\x93NUMPY\x01\x00\x10\x00{1: 2"}),
-                             "'?a'? cannot be read"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_read_weights__hostile_files(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    content, told = HOSTILE[name]
-    (tmp_path / "w").write_bytes(content)
-    with pytest.raises(InputError, match=told) as error:
-        read_weights(tmp_path / "w", small("lenet"))
-    assert str(tmp_path / "w") in str(error.value)
-    assert not (tmp_path / "evil").exists()
-
-
-@pytest.mark.parametrize("damage", ["a pickle", "a pickle in torch's archive", "compressed", "cut"])
-def test_read_weights__hostile_files_of_torch(damage, torch_oracle, tmp_path, monkeypatch):
-    import torch
-
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "w"
-    if damage == "a pickle":
-        path.write_bytes(pickle.dumps({"conv1.weight": Evil()}, protocol=2))
-    elif damage == "a pickle in torch's archive":
-        torch.save({"conv1.weight": Evil()}, path)
-    else:
-        content = io.BytesIO()
-        torch.save({"conv1.weight": torch.zeros(1000)}, content)
-        path.write_bytes(content.getvalue()[:-700])
-        if damage == "compressed":
-            with zipfile.ZipFile(content) as archive:
-                members = {m: archive.read(m) for m in archive.namelist()}
-            path.write_bytes(_zipped(members, compression=zipfile.ZIP_DEFLATED))
-    rule = {"compressed": "is compressed", "cut": "damaged"}.get(damage, "would run code")
-    with pytest.raises(InputError, match=rule):
-        read_weights(path, small("lenet"))
-    assert not (tmp_path / "evil").exists()
-
-
-def test_read_weights__says_what_to_install_where_torch_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "w").write_bytes(pickle.dumps({}))
-    with pytest.raises(InputError, match="w is a file of torch's; to read it: pip install torch"):
-        read_weights(tmp_path / "w", small("lenet"))
-
-
-def test_read_weights__what_is_no_file(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    for path, told in (
-        (tmp_path, "is a folder without model.safetensors"),
-        (tmp_path / "none", "does not exist"),
-        (tmp_path / "pipe", "is not a file"),
-    ):
-        with pytest.raises(InputError, match=told):
-            read_weights(path, small("lenet"))
