@@ -1,6 +1,6 @@
 """Every listed network at the size that it was made for: its parameters, its logits beside torch's.
 
-    python -m cnnengine.bench.full_size --out bench/results/networks/full-size.jsonl [ARCH …]
+    python -m cnnengine.bench.full_size --out bench/results/networks/full-size.json [ARCH …]
 
 Both sides get the same random weights (biases and batch norms random too) and one random image.
 Torch's float64 is the reference; a side's error is the largest difference of a logit as a share of
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine import files
 from ..engine.device import open_device
 from ..engine.errors import InputError
 from ..engine.models import list_models
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 1 where a network is not within its limits."""
     parser = argparse.ArgumentParser(prog="python -m cnnengine.bench.full_size")
     parser.add_argument("archs", nargs="*", metavar="ARCH", help="all listed networks unless told")
-    parser.add_argument("--out", type=Path, help="add the result to that file, one JSON a line")
+    parser.add_argument("--out", type=Path, help="write the result there, JSON")
     parser.add_argument("--threads", type=int, default=0, help="on both sides; 0: one a core")
     given = parser.parse_args(arguments)
     try:
@@ -95,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(rows[-1]), flush=True)
         if given.out:
             told = {"machine": machine.describe(), "versions": machine.versions()}
-            report.append(given.out, report.document("full size", rows, **told))
+            whole = report.document("full size", rows, **told)
+            files.write_bytes(given.out, (json.dumps(whole, indent=1) + "\n").encode())
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

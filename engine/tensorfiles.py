@@ -209,7 +209,7 @@ def _torch(path: Path) -> Iterator[Tensors]:
             "the weights alone, torch.save(model.state_dict(), FILE)"
         ) from None
     except Exception as error:  # damaged files make its loader raise whatever it stumbles over
-        told = " ".join(str(error).split())[:200]
+        told = "".join(c if c.isprintable() else " " for c in str(error)[:200])
         raise InputError(f"{path} cannot be read as a file of torch's: {told}") from None
     nested = next((k for k in NESTED if isinstance(loaded, dict) and _is_dict(loaded.get(k))), None)
     tensors = loaded[nested] if nested else loaded
