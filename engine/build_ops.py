@@ -28,6 +28,7 @@ class Ops(Nodes):
         stride: Size | None = None,
         *,
         padding: Padding = 0,
+        dilation: Size = 1,
         ceil_mode: bool = False,
         name: str | None = None,
     ) -> Value:
@@ -36,7 +37,7 @@ class Ops(Nodes):
         with self._told(layer):
             op = spec.MaxPool2d(
                 two(kernel), two(kernel if stride is None else stride), four(padding),
-                ceil_mode=ceil_mode,
+                two(dilation), ceil_mode,
             )  # fmt: skip
             out = op.output_shape(x.shape)
         code = Value(f"{layer}/code", out, "int8") if self.training else None
@@ -110,6 +111,11 @@ class Ops(Nodes):
         layer = self._layer("add")
         with self._told(layer):
             return self._emit("add", layer, a.shape, a=a, b=b)
+
+    def matmul(self, x: Value, w: Value) -> Value:
+        """x wᵀ of two activations. x [N,C], w [K,C] → [N,K]."""
+        shape = (x.shape[0], w.shape[0])
+        return self._emit("dense", self._layer("matmul"), shape, x=x, w=w, b=None)
 
     def mul(self, a: Value, b: Value) -> Value:
         """a * b, element by element, of one shape; see `broadcast` for others."""
