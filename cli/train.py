@@ -61,7 +61,7 @@ def command(
         else:
             trainer.folder.create(overwrite=overwrite)
         trainer.folder.save_config(asdict(config))
-        trainer.folder.save_code(trainer.code)
+        trainer.folder.save_code(config.arch, trainer.code)
         _introduce(trainer)
         summary, stopped_by = _run(trainer)
         _sum_up(trainer, summary, as_json)

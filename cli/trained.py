@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..engine import userfile
 from ..engine.config import check_settings, parse_image_size
 from ..engine.errors import InputError
 from . import output
@@ -28,7 +29,7 @@ def open_network(path: Path, device: str, kernels: str, batch: int) -> tuple[Net
     if where.warning:
         output.warn(where.warning)
     description, arrays, source = load_model(path)
-    if description.code:
+    if userfile.reference(description.arch) is not None:
         output.note(f"runs the code of the network, {description.arch}")
     network = Network(description, where, infer_batch=batch)
     network.load(arrays, f"the weights in {path}")

@@ -5,7 +5,7 @@
     RUN/model.safetensors      parameters; architecture, classes, normalisation in its metadata
     RUN/checkpoint/last.safetensors, best.safetensors
     RUN/curves.png, confusion.png
-    RUN/network.py             a copy of the file of the network, if it was in one (`userfile`)
+    RUN/network.py, .onnx      a copy of the file of the network, if it was in one (`userfile`)
 
 A checkpoint is one file: parameters, states and optimizer state as tensors, and the position in
 the run as JSON metadata, so that it is whole or not there.
@@ -79,7 +79,7 @@ class RunFolder:
         self.best = path / "checkpoint" / "best.safetensors"
         self.curves = path / "curves.png"
         self.confusion = path / "confusion.png"
-        self.code = path / "network.py"
+        self.code, self.onnx = path / "network.py", path / "network.onnx"
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -126,7 +126,7 @@ class RunFolder:
         """The files of the run here. Raises: InputError when there is anything else."""
         mine = [
             self.config, self.metrics, self.model, self.last, self.best, self.curves,
-            self.confusion, self.code, *self.path.glob(".*.part"),
+            self.confusion, self.code, self.onnx, *self.path.glob(".*.part"),
             *self.last.parent.glob(".*.part"),
         ]  # fmt: skip
         found = [p for p in self.path.rglob("*") if not p.is_dir()]
@@ -143,10 +143,18 @@ class RunFolder:
         told = {k: v for k, v in config.items() if v is not None}
         files.write_bytes(self.config, tomli_w.dumps(told).encode())
 
-    def save_code(self, code: bytes) -> None:
-        """Write network.py; nothing where the network is in no file."""
+    def save_code(self, arch: str, code: bytes) -> None:
+        """Keep a copy of the file that `arch` names; nothing where the network is in no file."""
         if code:
-            files.write_bytes(self.code, code)
+            files.write_bytes(self.onnx if userfile.is_onnx(arch) else self.code, code)
+
+    def own_copy(self, arch: str) -> str:
+        """`arch` with the copy of its file that is kept here, where there is one."""
+        found = userfile.reference(arch)
+        copy = self.onnx if userfile.is_onnx(arch) else self.code
+        if (found is None and not userfile.is_onnx(arch)) or not copy.exists():
+            return arch
+        return str(copy) if found is None else str(userfile.Reference(copy, found.function))
 
     def load_config(self) -> dict[str, Any]:
         """Read config.toml. Raises: InputError."""
@@ -293,10 +301,8 @@ def load_model(path: Path) -> tuple[Description, dict[str, np.ndarray], Source]:
         raise InputError(f"{file} is not a cnnengine model of format {FORMAT}")
     meta.pop("format")
     description, source = parse_model(meta, file)
-    if description.code and (found := userfile.reference(description.arch)) is not None:
-        copy = userfile.Reference(RunFolder(file.parent).code, found.function)
-        if copy.file.exists():
-            description = replace(description, arch=str(copy))
+    if description.code:
+        description = replace(description, arch=RunFolder(file.parent).own_copy(description.arch))
     return description, arrays, source
 
 

@@ -21,7 +21,7 @@ from .device import Device, numpy_dtype
 from .errors import InputError
 from .init import initial_state, initial_values
 from .ir import Graph
-from .models import build_graph
+from .models import build_graph, get_model
 from .optim import Optimizer
 from .runner import Feeds, Plan, Program, Storage
 
@@ -78,7 +78,7 @@ class Description:
             raise InputError(f"the description of the network is damaged: {error}") from None
         if not isinstance(made.arch, str) or not isinstance(made.code, str):
             raise InputError("the description of the network is damaged: arch and code are no text")
-        if userfile.reference(made.arch) is not None and not made.code:
+        if userfile.file_of(made.arch) is not None and not made.code:
             raise InputError(
                 f"the description of the network names {made.arch} without its SHA-256"
             )
@@ -203,7 +203,11 @@ class Network:
         )
 
     def initialise(self, seed: int) -> None:
-        """Start from He's initialisation under `seed`."""
+        """Start from He's initialisation under `seed`, or from weights that the network brings."""
+        initial = get_model(self.description.arch).initial
+        if initial is not None:
+            self.load(initial(self.description.input_shape), self.description.arch)
+            return
         self.parameters.load(initial_values(self.initial, seed))
         for name, array in self.storage.states.items():
             value = next(v for p in self._plans() for v in p.graph.states if v.name == name)

@@ -27,7 +27,7 @@ from .errors import InputError, KernelError
 if TYPE_CHECKING:
     from .ir import Value
 
-LARGEST = 1 << 20  # bytes of a file
+LARGEST, LARGEST_ONNX = 1 << 20, 2**31 - 1  # bytes of a file
 _loaded: dict[tuple[Path, str], ModuleType] = {}
 
 
@@ -51,28 +51,43 @@ def reference(arch: str) -> Reference | None:
     return Reference(Path(file).resolve(), function)
 
 
+def is_onnx(arch: str) -> bool:
+    """Whether `arch` names an ONNX file: nothing in it is run, but it is kept and known alike."""
+    return arch.endswith(".onnx")
+
+
+def file_of(arch: str) -> Path | None:
+    """The file that `arch` names, or None."""
+    found = reference(arch)
+    if found is not None:
+        return found.file
+    return Path(arch).resolve() if is_onnx(arch) else None
+
+
 def settled(arch: str) -> str:
     """`arch` with a whole path if it names a file, so that it holds in any folder."""
     found = reference(arch)
-    return arch if found is None else str(found)
+    if found is not None:
+        return str(found)
+    return str(file_of(arch)) if is_onnx(arch) else arch
 
 
-def read(file: Path) -> bytes:
+def read(file: Path, largest: int = LARGEST) -> bytes:
     """The content. Raises: InputError."""
     try:
         with open(file, "rb") as opened:
-            content = opened.read(LARGEST + 1)
+            content = opened.read(largest + 1)
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from None
-    if len(content) > LARGEST:
-        raise InputError(f"{file} is larger than {LARGEST} bytes: no network is written so")
+    if len(content) > largest:
+        raise InputError(f"{file} is larger than {largest} bytes: no network is written so")
     return content
 
 
 def content(arch: str) -> bytes:
     """The content of the file that `arch` names; nothing where it names none."""
-    found = reference(arch)
-    return b"" if found is None else read(found.file)
+    found = file_of(arch)
+    return b"" if found is None else read(found, LARGEST_ONNX if is_onnx(arch) else LARGEST)
 
 
 def digest(code: bytes) -> str:
@@ -82,7 +97,9 @@ def digest(code: bytes) -> str:
 
 def check(arch: str, code: str) -> None:
     """Raises: InputError when the file that `arch` names is no longer the one of digest `code`."""
-    now = digest(content(arch))
+    from .onnx.network import open_network  # which builds on much that builds on this
+
+    now = open_network(Path(arch)).digest if is_onnx(arch) else digest(content(arch))
     if now != code:
         raise InputError(
             f"{arch} has changed since the network was trained: its SHA-256 is {now[:16]}…, not "

@@ -12,12 +12,16 @@ import math
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from .. import assemble, userfile
 from ..build import GraphBuilder
 from ..errors import InputError, unknown_name
 from ..ir import Graph, Value
+from ..onnx import network as onnx
 
 Network = Callable[..., Value]
 
@@ -42,7 +46,10 @@ class Torchvision:
 
 @dataclass(frozen=True)
 class Model:
-    """A registered network and the image size (H, W, C) and class count that it was made for."""
+    """A registered network and the image size (H, W, C) and class count that it was made for.
+
+    `initial`: of a network that brings its weights along, those for an image size, by our names.
+    """
 
     name: str
     build: Network
@@ -50,6 +57,7 @@ class Model:
     classes: int
     summary: str
     torchvision: Torchvision | None = None
+    initial: Callable[[tuple[int, int, int]], Mapping[str, np.ndarray]] | None = None
 
 
 MODELS: dict[str, Model] = {}
@@ -70,7 +78,7 @@ def register_model(
 
 
 def get_model(name: str) -> Model:
-    """The network called `name`, described by it (`assemble`), or in a file (`userfile`).
+    """The network called `name`, described by it (`assemble`), or in a file (`userfile`, `onnx`).
 
     Raises: InputError; for an unknown name with close matches.
     """
@@ -84,6 +92,12 @@ def get_model(name: str) -> Model:
         summary = (inspect.getdoc(written) or "").partition("\n")[0]
         shape, classes = (like.input_shape, like.classes) if like else (SHAPE, CLASSES)
         return Model(name, function, shape, classes, summary)
+    if userfile.is_onnx(name):
+        found = onnx.open_network(Path(name))
+        return Model(
+            name, found.build, found.input_shape, found.classes, "From an ONNX file.",
+            initial=found.initial,
+        )  # fmt: skip
     if assemble.is_description(name):
         return Model(name, assemble.network(name), SHAPE, CLASSES, "Assembled from a description.")
     raise unknown_name("architecture", name, MODELS)
