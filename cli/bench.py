@@ -59,7 +59,7 @@ command = bench
 
 
 @bench.command("network")
-@click.option("--arch", default="vgg-small", show_default=True,
+@click.option("--arch", "--onnx", "arch", default="vgg-small", show_default=True,
               shell_complete=options.complete_arch, help=options.SETTINGS["arch"])  # fmt: skip
 @_batch("Images a step or pass.  [default: 64]")
 @click.option("--mode", default="both", show_default=True, help="train, infer or both.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,11 +13,17 @@ from ..engine.config import parse_image_size
 from ..engine.errors import InputError
 from . import options, output
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..engine.network import Description
+
 
 @click.command("import")
 @click.argument("weights", type=Path)
 @click.option("--arch", help=options.SETTINGS["arch"], shell_complete=options.complete_arch)
-@click.option("--out", type=Path, required=True, help="The model file to write, .safetensors.")
+@click.option("--out", type=Path, required=True,
+              help="The model file to write, .safetensors; of an ONNX file, a folder.")  # fmt: skip
 @click.option("--classes", metavar="N|FILE",
               help="How many classes; or a text file with one name a line.")  # fmt: skip
 @options.OPTION
@@ -30,36 +38,50 @@ def command(
     weights: Path, arch: str | None, out: Path, classes: str | None, options: tuple[str, ...],
     image_size: str | None, mean: str | None, std: str | None, overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Make a model file from WEIGHTS: .safetensors, .npz or torch's .pth.
+    """Make a model file from WEIGHTS: .safetensors, .npz or torch's .pth; or from an ONNX file.
 
     The names in it may be cnnengine's or torchvision's. eval, predict and train --init-from take
-    the model file.
+    the model file. An ONNX file is a network too: --out becomes a folder with both.
     """
     from ..engine.checkpoint import save_model
     from ..engine.exchange import Wish, import_weights
     from ..engine.files import check_free
+    from ..engine.userfile import is_onnx
     from .options import network_options
 
-    check_free(out, overwrite)
     wish = Wish(
         arch, network_options(options) if options else None, parse_image_size(image_size or ""),
         _classes(classes), _numbers("mean", mean), _numbers("std", std),
     )  # fmt: skip
+    if is_onnx(str(weights)):
+        from ..engine.onnx.exchange import import_file
+
+        description, arrays = import_file(weights, wish, out, overwrite=overwrite)
+        _report(weights, out, description, arrays, "onnx", (), as_json)
+        return
+    check_free(out, overwrite)
     description, source, found = import_weights(weights, wish)
     save_model(out, description, found.arrays, source)
-    size = sum(array.size for array in found.arrays.values())
+    _report(weights, out, description, found.arrays, found.kind, found.notes, as_json)
+
+
+def _report(
+    weights: Path, out: Path, description: Description, arrays: Mapping[str, np.ndarray],
+    kind: str, notes: Sequence[str], as_json: bool,
+) -> None:  # fmt: skip
+    size = sum(array.size for array in arrays.values())
     if as_json:
         output.print_json({
-            "model": str(out), "weights": str(weights), "names": found.kind, "numbers": size,
-            "notes": list(found.notes), **description.to_json(),
+            "model": str(out), "weights": str(weights), "names": kind, "numbers": size,
+            "notes": list(notes), **description.to_json(),
         })  # fmt: skip
         return
-    for note in found.notes:
+    for note in notes:
         output.note(note)
     output.print_facts([
         ("network", description.arch),
-        ("names", found.kind),
-        ("tensors", f"{len(found.arrays)} with {size:,} numbers"),
+        ("names", kind),
+        ("tensors", f"{len(arrays)} with {size:,} numbers"),
         ("classes", _few(description.classes)),
         ("images", "x".join(map(str, description.input_shape))),
         ("mean, std", f"{_told(description.mean)}; {_told(description.std)}"),

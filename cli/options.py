@@ -29,7 +29,7 @@ OPTION = click.option("--option", "options", multiple=True, metavar="NAME=VALUE"
 
 SETTINGS = {
     "arch": "The network; `cnnengine show` lists them. Or layers ('C64 C64 P F256'), or "
-    "FILE.py:FUNCTION, which is run.",
+    "FILE.py:FUNCTION, which is run, or FILE.onnx.",
     "data": "A data set's name, or a folder of images with one sub-folder a class.",
     "epochs": "How often every training image is seen.",
     "batch_size": "Images a step.",

@@ -56,7 +56,9 @@ def _imported(file: Tensors, wish: Wish) -> tuple[Description, Source, Weights]:
     weights = fit_weights(file, unfed)
     table = get_model(unfed.arch).torchvision if weights.kind == TORCHVISION else None
     mean, std = (
-        _per_channel(name, told or getattr(written or table, name, None), unfed, file)
+        per_channel(
+            name, told or getattr(written or table, name, None), unfed.input_shape[2], file.path
+        )
         for name, told in (("mean", wish.mean), ("std", wish.std))
     )
     description = replace(unfed, mean=mean, std=std)
@@ -116,14 +118,12 @@ def _describe(file: Tensors, wish: Wish, written: Description | None) -> Descrip
     return replace(made, classes=_classes(file.path, wish.classes, found, written, model.classes))
 
 
-def _per_channel(
-    name: str, told: Sequence[float] | None, description: Description, file: Tensors
+def per_channel(
+    name: str, told: Sequence[float] | None, channels: int, path: Path
 ) -> tuple[float, ...]:
-    channels = description.input_shape[2]
+    """A number for each channel; one counts for all. Raises: InputError."""
     if told is None:
-        raise InputError(
-            f"{file.path} does not tell how images are normalised; give --mean and --std"
-        )
+        raise InputError(f"{path} does not tell how images are normalised; give --mean and --std")
     if len(told) not in (1, channels):
         raise InputError(f"--{name} must be one number or {channels}, not {len(told)}")
     return tuple(told) if len(told) == channels else tuple(told) * channels

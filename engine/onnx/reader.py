@@ -294,6 +294,8 @@ def _op(node: Any, source: str) -> Op:
             value = array(value, f"{source}: {node.op_type} {node.name}")
         elif isinstance(value, bytes):
             value = value.decode(errors="replace")
+        elif attribute.type == onnx.AttributeProto.FLOAT:
+            value = float(str(np.float32(value)))  # 0.001, as it was meant, not 0.00100000005
         elif attribute.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS):
             value = tuple(value)
         attributes[attribute.name] = value
