@@ -17,8 +17,11 @@ from ..kernels.spec import (
     AdamW,
     AvgPool2d,
     BatchNorm,
+    Clip,
     Dropout,
+    LeakyRelu,
     MaxPool2d,
+    Pad,
     SoftmaxCrossEntropy,
 )
 from ..kernels.tiling import Problem
@@ -196,6 +199,40 @@ def _pictures(array: Make, dtype: str) -> Iterator[Case]:
     yield "imagenet", "normalise", {"images": pictures, "moves": moves, **vectors, "out": out}
 
 
+def _shapes(array: Make, dtype: str) -> Iterator[Case]:
+    x, turned, small = array(dtype, *RESNET), array(dtype, 64, 64, 112, 112), array(dtype, 64, 64)
+    yield "resnet50 to NCHW", "transpose", {"x": x, "out": turned, "axes": (0, 3, 1, 2)}
+    yield "resnet50 to NHWC", "transpose", {"x": turned, "out": x, "axes": (0, 2, 3, 1)}
+    swapped = array(dtype, 112, 64, 112, 64)
+    yield "resnet50 rows", "transpose", {"x": x, "out": swapped, "axes": (1, 0, 2, 3)}
+    op = Pad((0, 1, 2, 0), (0, 1, -1, 0))
+    yield "resnet50", "pad", {"x": x, "out": array(dtype, *op.output_shape(RESNET)), "op": op}
+    bias, gates = array("float32", 1, 1, 1, 64), array(dtype, 64, 1, 1, 64)
+    yield "resnet50 bias", "broadcast", {"x": bias, "out": x}
+    yield "resnet50 gates", "broadcast", {"x": gates, "out": x}
+    yield "resnet50 bias", "reduce_sum", {"x": x, "out": bias}
+    yield "resnet50 gates", "reduce_sum", {"x": x, "out": gates}
+    yield "square", "reduce_sum", {"x": small, "out": array(dtype, 64, 1)}
+
+
+def _activations(array: Make, dtype: str) -> Iterator[Case]:
+    x, dy, out = (array(dtype, *RESNET) for _ in range(3))
+    slope = array("float32", 64)
+    for function, given in (
+        ("clip", {"op": Clip(0.0, 6.0)}),
+        ("leaky_relu", {"op": LeakyRelu(0.1)}),
+        ("prelu", {"slope": slope}),
+    ):
+        yield "resnet50", function, {"x": x, "out": out, **given}
+        yield "resnet50", f"{function}_backward", {"dy": dy, "x": x, "out": out, **given}
+    one = {"x": x, "slope": array("float32", 1), "out": out}
+    yield "resnet50 one slope", "prelu", one
+    x, dy, out = (array(dtype, 64, 1000) for _ in range(3))
+    for label, log in (("imagenet", False), ("imagenet log", True)):
+        yield label, "softmax", {"x": x, "out": out, "log": log}
+        yield label, "softmax_backward", {"dy": dy, "y": x, "out": out, "log": log}
+
+
 def _loss(array: Make, dtype: str) -> Iterator[Case]:
     images, classes = 64, 1000
     logits, dlogits = (array(dtype, images, classes) for _ in range(2))
@@ -215,7 +252,7 @@ def _updates(array: Make, low: str) -> Iterator[Case]:
     yield "arena", "adamw_update", {**shared, "m": m, "step": array("int64", 1), "op": AdamW()}
 
 
-FAMILIES = [_pools, _dense, _norms, _elementwise, _pictures, _loss]
+FAMILIES = [_pools, _dense, _norms, _elementwise, _shapes, _activations, _pictures, _loss]
 
 
 def cases(array: Make, architecture: int) -> Iterator[Case]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -311,6 +311,17 @@ class Machine:
         for name in call.want:
             assert same_bits(actual[name], again[name]), f"{call}: {name} differs between two runs"
         return actual
+
+
+def share(backend: Machine, number: int, dtype: str, calls: Iterable[Call]) -> Iterator[Call]:
+    """All of the calls; where they run slowly, those whose turn it is in this type.
+
+    `number` is that of the listed case: the next case has other turns.
+    """
+    types = backend.dtypes
+    for position, call in enumerate(calls):
+        if backend.adapter.every == 1 or (position + number + types.index(dtype)) % len(types) == 0:
+            yield call
 
 
 def machine(name: str) -> Machine:

@@ -13,7 +13,7 @@ import numpy as np
 from .. import spec
 from ..spec import Config, Pad
 from ..spec.contract import Array, Out
-from ..spec.shape import merged
+from ..spec.shape import joined, merged
 from .compute import (
     CHUNK,
     column_sums,
@@ -32,7 +32,7 @@ def transpose(x: Array, out: Out, *, axes: tuple[int, ...]) -> None:
     """Copy the view with permuted axes, in pieces of its last axis."""
     if out.size == 0:
         return
-    shape, order = _joined(x.shape, axes)
+    shape, order = joined(x.shape, axes)
     source = x.reshape(shape).transpose(order)
     target = out.reshape(source.shape)
     if len(shape) == 1 or order[-1] == len(shape) - 1:  # rows move as they are
@@ -52,20 +52,6 @@ def transpose(x: Array, out: Out, *, axes: tuple[int, ...]) -> None:
             np.copyto(target[cut], source[cut])
 
     for_chunks(len(target) * pieces, max(1, CHUNK // (inner * length)), run)
-
-
-def _joined(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[list[int], list[int]]:
-    """The same permutation with axes that stay side by side as one, and none of one element."""
-    runs: list[list[int]] = []
-    for axis in (a for a in axes if shape[a] != 1):
-        follows = runs and all(n == 1 for n in shape[runs[-1][-1] + 1 : axis])
-        if follows and runs[-1][-1] < axis:
-            runs[-1].append(axis)
-        else:
-            runs.append([axis])
-    ranked = sorted(runs)
-    extents = [math.prod(shape[a] for a in run) for run in ranked]
-    return extents or [1], [ranked.index(run) for run in runs] or [0]
 
 
 @spec.implements(spec.pad)

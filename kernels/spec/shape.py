@@ -7,6 +7,7 @@ broadcast and reduce_sum by each other.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ..errors import DTypeError, require
@@ -94,7 +95,9 @@ def pad(x: Array, out: Out, *, op: Pad) -> None:
     """
     _has_axes("pad", x=x)
     same_float("pad", x=x, out=out)
-    has_shape("pad", op.output_shape(tuple(x.shape)), out=out)
+    shape = op.output_shape(tuple(x.shape))
+    rule = f"out must be {shape}, not {tuple(out.shape)}"
+    require(tuple(out.shape) == shape, "pad", rule, x=tuple(x.shape), op=op)
     contiguous("pad", x=x, out=out)
     disjoint("pad", out, x=x)
 
@@ -159,3 +162,20 @@ def merged(small: Shape, large: Shape) -> tuple[list[tuple[int, bool]], int]:
         else:
             axes.append((n, m == n))
     return axes, sum(kept for _, kept in axes)
+
+
+def joined(shape: Shape, axes: Shape) -> tuple[list[int], list[int]]:
+    """(extents, order) of a transpose with axes that stay side by side as one, none of one element.
+
+    How backends see `transpose`: the order has as few axes as tell it apart, at least one.
+    """
+    runs: list[list[int]] = []
+    for axis in (a for a in axes if shape[a] != 1):
+        follows = runs and all(n == 1 for n in shape[runs[-1][-1] + 1 : axis])
+        if follows and runs[-1][-1] < axis:
+            runs[-1].append(axis)
+        else:
+            runs.append([axis])
+    ranked = sorted(runs)
+    extents = [math.prod(shape[a] for a in run) for run in ranked]
+    return extents or [1], [ranked.index(run) for run in runs] or [0]

@@ -87,7 +87,7 @@ def calls(draw: Draw, shape: Shape, dtype: str) -> Iterator[Call]:
 
 def listed(name: str, dtype: str) -> Iterator[Call]:
     """The calls on one listed shape in one type."""
-    for turn in range(3):
+    for turn in range(2):
         yield from calls(Draw(f"activation:{name}:{turn}"), LISTED[name], dtype)
 
 

@@ -14,9 +14,12 @@ from cnnengine.kernels.spec import (
     AdamW,
     AvgPool2d,
     BatchNorm,
+    Clip,
     Conv2d,
     Dropout,
+    LeakyRelu,
     MaxPool2d,
+    Pad,
     SoftmaxCrossEntropy,
 )
 
@@ -78,6 +81,43 @@ RULES = {
     ),
     "slice_past_the_end": ("channel_slice", {"offset": 8}, ("must lie inside", "offset=8", WIDE)),
     "slice_before_the_start": ("channel_slice", {"offset": -1}, ("must lie inside", "offset=-1")),
+    "pad_of_another_shape": (
+        *("pad", {"op": Pad((0, 1, 2, 0), (0, 0, -1, 3)), "out": np.zeros(WIDE, np.float32)}),
+        ("out must be (2, 7, 6, 11), not (2, 6, 5, 8)", "x=(2, 6, 5, 8)"),
+    ),
+    "pad_of_other_axes": ("pad", {"op": Pad((1,), (1,))}, ("counts for 4 axes, not 1",)),
+    "pad_past_the_end": (
+        *("pad", {"op": Pad((0, -4, 0, 0), (0, -3, 0, 0))}),
+        ("no axis may lose more than it has", "before=(0, -4, 0, 0)", WIDE),
+    ),
+    "transpose_twice": (
+        *("transpose", {"axes": (0, 1, 1, 2)}),
+        ("must name each axis of x once", "axes=(0, 1, 1, 2)", WIDE),
+    ),
+    "transpose_of_seven_axes": (
+        *("transpose", {"x": np.zeros((1,) * 7, np.float32), "axes": (0,)}),
+        ("x must have 1 to 6 dimensions",),
+    ),
+    "broadcast_of_other_extents": (
+        *("broadcast", {"x": np.zeros((2, 3, 5, 8), np.float32)}),
+        ("each of extent 1 or that of out; x=(2, 3, 5, 8), out=(2, 6, 5, 8)",),
+    ),
+    "sums_of_another_rank": (
+        *("reduce_sum", {"out": np.zeros(8, np.float32)}),
+        ("out must have as many axes as x", "out=(8,)", WIDE),
+    ),
+    "sums_of_two_types": (
+        *("reduce_sum", {"out": np.zeros((2, 1, 5, 8), np.float64)}),
+        ("as x is float32, out must be float32, not float64",),
+    ),
+    "slopes_of_other_channels": (
+        *("prelu", {"slope": np.zeros(6, np.float32)}),
+        ("slope must be (1,) or, one for each channel of x, (8,)", "slope=(6,)"),
+    ),
+    "softmax_without_classes": (
+        *("softmax", {n: np.zeros((3, 0), np.float32) for n in ("x", "out")}),
+        ("needs at least one class", (3, 0)),
+    ),
     "loss_without_classes": (
         *(
             "softmax_cross_entropy",
@@ -112,6 +152,10 @@ SETTINGS = [
     (Conv2d, {"padding_mode": "reflect"}, "padding_mode=reflect"),
     (Conv2d, {"precision": "fp8"}, "precision=fp8"),
     (Conv2d, {"groups": 0}, "groups must be an integer >= 1; groups=0"),
+    (Pad, {"before": (1, 0), "after": (1,)}, "one for each axis; before=(1, 0), after=(1,)"),
+    (Pad, {"before": (0.5,), "after": (1,)}, "before=(0.5,)"),
+    (Clip, {"low": float("nan")}, "clip: bounds must not be NaN; low=nan, high=inf"),
+    (LeakyRelu, {"slope": float("inf")}, "leaky_relu: slope must be a finite number; slope=inf"),
     (MaxPool2d, {"kernel": (0, 2), "stride": (1, 1)}, "max_pool2d: kernel must be"),
     (MaxPool2d, {"kernel": (2, 2), "stride": (0, 1)}, "stride=(0, 1)"),
     (MaxPool2d, {"kernel": (2, 2), "stride": (1, 1), "padding": (2, 0, 0, 0)}, "window=(2, 2)"),

@@ -6,6 +6,7 @@ from calls import call_of, compare_oracles, same_bits
 from cases import shape as cases
 from cases.draw import ALL, CHUNKS, Draw
 from gradcheck import adjoint
+from machine import share
 
 from cnnengine.kernels.spec import Pad
 from cnnengine.kernels.spec.shape import merged
@@ -13,7 +14,7 @@ from cnnengine.kernels.spec.shape import merged
 
 @pytest.mark.parametrize("name", cases.LISTED)
 def test_shape__listed(backend, name, dtype):
-    for call in cases.listed(name, dtype):
+    for call in share(backend, list(cases.LISTED).index(name), dtype, cases.listed(name, dtype)):
         backend.verify(call)
 
 
@@ -57,7 +58,7 @@ def test_shape__gradients_are_transposes(backend, function):
 
 
 def test_transpose__there_and_back_gives_the_same_bits(backend, dtype):
-    x = Draw("there and back").normal((2, 35, 3, 37), dtype)
+    x = Draw("there and back").normal((1, 35, 2, 37), dtype)
     there = backend.outputs(call_of("transpose", x=x, axes=(0, 3, 1, 2)))["out"]
     assert same_bits(backend.outputs(call_of("transpose", x=there, axes=(0, 2, 3, 1)))["out"], x)
 
@@ -65,15 +66,14 @@ def test_transpose__there_and_back_gives_the_same_bits(backend, dtype):
 @pytest.mark.parametrize(
     ("shape", "kinds"),
     [
-        *(((2, 3000, 3), "rr."), ((2, 3000, 3), ".r."), ((2, 3000, 3), "rrr")),
-        *(((70000,), "r"), ((1500, 2, 2), "r.r"), ((2, 3, 5000), "..r"), ((3, 300, 70), "r.r")),
+        *(((2, 3000, 3), "rr."), ((2, 3000, 3), ".r."), ((1500, 2, 2), "r.r")),
+        *(((20000,), "r"), ((2, 3, 2500), "..r"), ((3, 70, 70), "r.r")),
     ],
 )
 def test_reduce_sum__of_many_terms(backend, shape, kinds):
-    made = cases.calls(Draw("long sums"), shape, tuple(range(len(shape))), kinds, "float32")
-    for call in made:
-        if call.function == "reduce_sum":
-            backend.verify(call)
+    draw = Draw("long sums")
+    for call in cases.sums(draw, shape, kinds, "float32"):
+        backend.verify(call)
 
 
 @pytest.mark.parametrize(

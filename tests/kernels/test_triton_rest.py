@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from calls import call_of
-from cases import dense, elementwise, loss, norm, pool
+from cases import activation, dense, elementwise, loss, norm, pool, shape
 from cases.draw import Draw
 from machine import machine
 
@@ -22,6 +22,7 @@ from cnnengine.kernels.triton.pixels import splits_of_pixels, sums_tile
 LISTED = [
     *((pool, name) for name in ("max_3x3_padded", "avg_ceil_without_pad")),
     *((dense, "long_sum"), (norm, "primes"), (elementwise, "channels_131")),
+    *((shape, "nhwc_to_nchw"), (shape, "mixed_of_six"), (activation, "channels_131")),
 ]
 
 
