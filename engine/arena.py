@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..kernels import spec
+from . import files
 from .device import Device
 from .ir import Parameter
 from .ir import Value as GraphValue
@@ -44,18 +45,23 @@ class Layout:
         self.low_dtype = next((d for d in dtypes if d in ("float16", "bfloat16")), None)
         self.dtype = "float64" if "float64" in dtypes else "float32"
 
-    def bytes(self, device: Device) -> int:
-        """Bytes of all arenas of this layout on a device."""
+    def bytes(self, device: Device, *, trains: bool = True) -> int:
+        """Bytes of all arenas of this layout on a device, gradients only if it `trains`."""
         item = spec.ITEMSIZE[self.dtype]
         low = spec.ITEMSIZE[self.low_dtype] if self.low_dtype else 0
-        sizes = (self.size * item, self.trainable_until * item, self.size * low)
+        sizes = (self.size * item, self.trainable_until * item * trains, self.size * low)
         return sum(map(device.aligned, sizes))
 
 
 class ParameterArena:
-    """Master parameters (float32 or float64), their 16-bit copy if needed, and their gradients."""
+    """Master parameters (float32 or float64), their 16-bit copy if needed, and their gradients.
 
-    def __init__(self, parameters: Sequence[Parameter], device: Device) -> None:
+    There are no gradients, and no memory for them, where nothing trains.
+    """
+
+    def __init__(
+        self, parameters: Sequence[Parameter], device: Device, *, trains: bool = True
+    ) -> None:
         """Lay out `parameters` and allocate on `device`; all start at zero."""
         self.layout = layout = Layout(parameters)
         self.parameters, self._slots = layout.parameters, layout.slots
@@ -63,7 +69,7 @@ class ParameterArena:
         self.size, self.dtype, self.low_dtype = layout.size, layout.dtype, layout.low_dtype
         self.device = device
         self.master = device.zeros((self.size,), self.dtype)
-        self.gradients = device.zeros((self.trainable_until,), self.dtype)
+        self.gradients = device.zeros((self.trainable_until * trains,), self.dtype)
         self.low = device.zeros((self.size,), self.low_dtype) if self.low_dtype else None
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -100,5 +106,8 @@ class ParameterArena:
     def load(self, arrays: dict[str, np.ndarray]) -> None:
         """Fill every parameter from host arrays of the same names and shapes."""
         for name, view in self:
-            self.device.copy_from_host(view, arrays[name])
+            host = arrays[name]
+            for part in files.parts(view):
+                self.device.copy_from_host(view[part], host[part])
+                files.forget(host)
         self.refresh_low()

@@ -291,12 +291,13 @@ FIELDS: dict[str, Callable[[Any], bool]] = {  # of a model's metadata → whethe
 def load_model(path: Path) -> tuple[Description, dict[str, np.ndarray], Source]:
     """(description, arrays, what it was trained on) of a run folder or a model.safetensors.
 
-    A network in a file is that of the copy beside the model, where there is one.
+    The arrays are read-only and mapped (`files.load_tensors`). A network in a file is that of the
+    copy beside the model, where there is one.
 
     Raises: InputError.
     """
     file = path / "model.safetensors" if path.is_dir() else path
-    arrays, meta = files.load_tensors(file)
+    arrays, meta = files.load_tensors(file, mapped=True)
     if meta.get("format") != FORMAT or "arch" not in meta:
         raise InputError(f"{file} is not a cnnengine model of format {FORMAT}")
     meta.pop("format")

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import mmap
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
@@ -21,6 +24,8 @@ from safetensors import SafetensorError, safe_open
 from .errors import InputError
 
 CHECKSUM = "crc32"  # safetensors itself has none over the numbers
+PART = 16 << 20  # bytes of a file that are looked at together
+TYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": ml_dtypes.bfloat16, "I64": "i8", "U8": "u1"}
 META = "cnnengine"  # one key: safetensors orders several in no fixed way, and bytes must not change
 
 
@@ -66,15 +71,24 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[st
     write_bytes(path, safetensors.numpy.save(contiguous, metadata={META: told}))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(arrays, metadata) of a file made by `save_tensors`. Raises: InputError."""
+def load_tensors(
+    path: Path, *, mapped: bool = False
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(arrays, metadata) of a file made by `save_tensors`. Raises: InputError.
+
+    With `mapped` the arrays are read-only and stay in the file until they are looked at; `forget`
+    gives back the memory that looking took. Our own writing replaces files and never changes one.
+    """
     try:
         with safe_open(path, framework="numpy") as file:
             meta = json.loads((file.metadata() or {}).get(META, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if mapped:
+                tensors = _mapped(path)
+            else:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} is no readable safetensors file: {error}") from None
     if not isinstance(meta, dict):
         raise InputError(f"{path} was not written by cnnengine: it has no {META!r} metadata")
@@ -84,12 +98,46 @@ def load_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return tensors, meta
 
 
+def _mapped(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file that has been found whole, in a map of the file."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, told in header.items():
+        kind, count = np.dtype(TYPES[told["dtype"]]), math.prod(told["shape"])
+        start = 8 + size + told["data_offsets"][0]
+        tensors[name] = np.frombuffer(memory, kind, count, start).reshape(told["shape"])
+    return tensors
+
+
+def parts(array: np.ndarray) -> Iterator[slice]:
+    """Slices of the first axis of an array [N, ...] of some megabytes each, in order."""
+    rows = max(1, PART // max(1, array[:1].nbytes))
+    return (slice(start, start + rows) for start in range(0, len(array), rows))
+
+
+def forget(array: np.ndarray) -> None:
+    """Give back the memory that a mapped file takes, if `array` lies in one; it is read again."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    memory = base.obj if isinstance(base, memoryview) else base
+    if isinstance(memory, mmap.mmap) and hasattr(memory, "madvise"):
+        memory.madvise(mmap.MADV_DONTNEED)
+
+
 def checksum(tensors: Mapping[str, np.ndarray]) -> int:
     """CRC-32 over names, types, shapes and bytes of contiguous arrays, by name."""
     total = 0
     for name, array in sorted(tensors.items()):
         total = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), total)
-        total = zlib.crc32(array.reshape(-1).view(np.uint8).data, total)
+        numbers = array.reshape(-1).view(np.uint8)
+        for part in parts(numbers):
+            total = zlib.crc32(numbers[part].data, total)
+            forget(numbers)
     return total
 
 

@@ -144,7 +144,7 @@ class Network:
             device.reserve(self._bytes(programs))
         except MemoryError as error:
             raise self._too_large(error, infer_batch, train_batches) from None
-        self.parameters = ParameterArena(self.initial, device)
+        self.parameters = ParameterArena(self.initial, device, trains=bool(train_batches))
         self.storage = Storage(device, self.parameters, programs.values())
         plans = {key: Plan(program, self.storage) for key, program in programs.items()}
         self.training = {batch: plan for (training, batch), plan in plans.items() if training}
@@ -173,7 +173,8 @@ class Network:
         """All device memory that the network, its optimizer and its steps will ask for."""
         device, layout = self.device, Layout(self.initial)
         feeds = {k: Feeds(p.graph, layout.dtype, device).size for k, p in programs.items()}
-        size = layout.bytes(device) + Storage.bytes(device, programs.values())
+        trains = any(training for training, _ in programs)
+        size = layout.bytes(device, trains=trains) + Storage.bytes(device, programs.values())
         size += sum(map(device.aligned, feeds.values()))
         if self._optimizer is not None:
             size += Optimizer.bytes(self._optimizer, layout, device)

@@ -1,10 +1,18 @@
 """The memory plan: nothing that lives at the same time shares bytes, and results do not change."""
 
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_dtypes
 import numpy as np
 import pytest
 
+from cnnengine.engine import files
+from cnnengine.engine.checkpoint import Source, save_model
 from cnnengine.engine.compile import compile_graph
 from cnnengine.engine.device import open_device
+from cnnengine.engine.errors import InputError
 from cnnengine.engine.models import build_graph
 from cnnengine.engine.network import Description, Network
 from cnnengine.engine.passes.memory import plan_memory
@@ -78,3 +86,74 @@ def test_plan_memory__reuse_off_gives_every_value_its_own_place():
     graph = build_graph("lenet", 2, (28, 28, 1), 10, training=True)
     memory = plan_memory(graph, reuse=False)
     assert memory.total_bytes == memory.unplanned_bytes
+
+
+PEAK = """
+import sys
+from pathlib import Path
+import numpy as np
+from cnnengine.engine.checkpoint import load_model
+from cnnengine.engine.device import open_device
+from cnnengine.engine.network import Description, Network
+
+def status(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+def infer(network):
+    with network.device.session():
+        network.logits(np.zeros((1, *network.description.input_shape), np.float32))
+
+device = open_device("cpu")
+infer(Network(Description("lenet", (28, 28, 1), ("a", "b"), (0.0,), (1.0,)), device, infer_batch=1))
+before = status("VmRSS")  # the libraries are there
+description, arrays, _ = load_model(Path(sys.argv[1]))
+network = Network(description, device, infer_batch=1)
+network.load(arrays)
+infer(network)
+planned = sum(a.nbytes for _, a in network.parameters) + network.inference.memory.total_bytes
+assert network.parameters.gradients.size == 0
+print((status("VmHWM") - before) / planned)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_network__inference_takes_little_more_than_weights_and_planned_activations(tmp_path):
+    description = Description(
+        "alexnet", (224, 224, 3), tuple(map(str, range(10))), (0.0,) * 3, (1.0,) * 3
+    )
+    params = description.graph(1, training=False).params
+    arrays = {p.value.name: np.full(p.value.shape, 0.01, np.float32) for p in params}
+    save_model(tmp_path / "model.safetensors", description, arrays, Source("none"))
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "model.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 0.9 < float(done.stdout) < 1.25
+
+
+def test_load_tensors__mapped_arrays_are_those_of_the_file(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "w": rng.standard_normal((5, 3)).astype(np.float32), "empty": np.zeros((0, 2)),
+        "low": rng.standard_normal(7).astype(ml_dtypes.bfloat16), "one": np.array([3], np.int64),
+    }  # fmt: skip
+    files.save_tensors(tmp_path / "file", arrays, {"a": 1})
+    found, meta = files.load_tensors(tmp_path / "file", mapped=True)
+    assert meta == {"a": 1}
+    assert set(found) == set(arrays)
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        files.forget(found[name])
+        np.testing.assert_array_equal(found[name], array)
+        assert not found[name].flags.writeable
+
+
+@pytest.mark.parametrize("change", ["flip", "cut"])
+def test_load_tensors__a_damaged_file_is_not_mapped(tmp_path, change):
+    file = tmp_path / "file"
+    files.save_tensors(file, {"w": np.ones(1000)}, {})
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content if change == "flip" else content[:-8])
+    told = "is damaged: its CRC-32" if change == "flip" else "no readable safetensors file"
+    with pytest.raises(InputError, match=told):
+        files.load_tensors(file, mapped=True)
