@@ -50,6 +50,8 @@ SETTINGS = {
     "kernels": "auto: the best that can run; or one backend.",
     "graph": "On a GPU, replay each step as one CUDA graph.",
     "threads": "Threads of the CPU's kernels; 0: one a core.",
+    "energy_country": "Whose electricity the CO2 is of, like DEU; else the world's.",
+    "stop_above_wh": "Save and stop once the run has used more watt-hours; 0: no limit.",
 }
 
 

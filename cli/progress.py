@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
 
+from ..engine.energy import amount
 from ..engine.train import EpochReport, StepReport, Trainer
 from . import output
 
@@ -16,8 +18,9 @@ Report = Callable[[StepReport | EpochReport], None]
 @contextlib.contextmanager
 def display(trainer: Trainer) -> Iterator[Report]:
     """A function that takes the trainer's reports and shows them on stderr."""
+    forecast = Forecast(trainer)
     if not sys.stderr.isatty():
-        yield _plain
+        yield functools.partial(_plain, forecast)
         return
     from rich.progress import BarColumn, Progress, TextColumn
 
@@ -33,7 +36,8 @@ def display(trainer: Trainer) -> Iterator[Report]:
 
         def report(told: StepReport | EpochReport) -> None:
             if isinstance(told, EpochReport):
-                bar.console.print(epoch_line(told))
+                for line in (epoch_line(told), *forecast.lines(told)):
+                    bar.console.print(line)
                 return
             done = told.step
             left = (time.monotonic() - begun) / (done - first) * (told.total_steps - done)
@@ -57,6 +61,32 @@ def epoch_line(told: EpochReport) -> str:
     )
 
 
-def _plain(told: StepReport | EpochReport) -> None:
+class Forecast:
+    """What the whole run will use, told once: after this session's first epoch."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        """Of this run."""
+        self._meter, self._limit = trainer.meter, trainer.config.stop_above_wh
+        self._told = False
+
+    def lines(self, told: EpochReport) -> list[str]:
+        """The line after the first epoch, if others follow."""
+        first, self._told = not self._told, True
+        if not first or told.epoch + 1 == told.epochs:
+            return []
+        if told.forecast_wh is None:
+            return [f"forecast: the energy of the run is unknown ({self._meter.read().sources()})"]
+        grams = told.forecast_wh * self._meter.intensity.grams / 1000
+        line = (
+            f"forecast: all {told.epochs} epochs use about {amount(told.forecast_wh)} Wh, "
+            f"{amount(grams)} g CO2 (estimated)"
+        )
+        if self._limit and told.forecast_wh > self._limit:
+            line += f"; the run will stop above {self._limit:g} Wh"
+        return [line]
+
+
+def _plain(forecast: Forecast, told: StepReport | EpochReport) -> None:
     if isinstance(told, EpochReport):
-        output.note(epoch_line(told))
+        for line in (epoch_line(told), *forecast.lines(told)):
+            output.note(line)

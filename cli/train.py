@@ -66,9 +66,13 @@ def command(
         summary, stopped_by = _run(trainer)
         _sum_up(trainer, summary, as_json)
     if not summary.finished:
+        why, more = "", ""
+        if trainer.over_limit and not stopped_by:
+            why, more = f": above {config.stop_above_wh:g} Wh", " --stop-above-wh MORE"
+            stopped_by = signal.SIGTERM
         output.note(
-            f"cnnengine: stopped at step {summary.steps} of {trainer.total_steps} and saved; "
-            f"continue with: cnnengine train --resume {trainer.folder.path}"
+            f"cnnengine: stopped at step {summary.steps} of {trainer.total_steps} and saved{why}; "
+            f"continue with: cnnengine train --resume {trainer.folder.path}{more}"
         )
         sys.exit(128 + stopped_by)
 
@@ -243,6 +247,8 @@ def _facts(folder: RunFolder, summary: Summary) -> list[tuple[str, object]]:
             if summary.device_memory_mb is not None
             else []
         ),
+        ("energy", summary.energy),
+        ("", summary.energy.sources()),
         ("parameters", f"{summary.parameters:,}"),
         ("run folder", folder.path),
     ]

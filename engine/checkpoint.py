@@ -40,7 +40,7 @@ class Progress:
     """Where a run stands: what comes next, and the sums of the epoch under way.
 
     `metrics_bytes` is the length of metrics.jsonl that belongs to this point; `place` the device
-    and the kernels that got there.
+    and the kernels that got there; `energy_wh` what the run has used, None where unknown.
     """
 
     epoch: int = 0
@@ -54,6 +54,8 @@ class Progress:
     loss_scale: float = 1.0
     good_steps: int = 0
     place: str = ""
+    energy_wh: float | None = None
+    energy_label: str = "unknown"
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ class TrainConfig:
     kernels: str = "auto"
     graph: bool = True
     threads: int = 0  # 0: one a core
+    energy_country: str = ""  # three letters; "": the world's average
+    stop_above_wh: float = 0.0  # 0: no limit
 
     def check(self) -> None:
         """Check every setting on its own. Raises: InputError."""
@@ -54,6 +56,7 @@ class TrainConfig:
             ("seed", 0 <= self.seed < 2**64, "in [0, 2^64)"),
             ("shift", self.shift >= 0, "at least 0"),
             ("images", self.images >= 0, "at least 0"),
+            ("stop_above_wh", 0 <= self.stop_above_wh < math.inf, "0 or a positive number"),
             ("threads", 0 <= self.threads <= MOST_THREADS, f"in [0, {MOST_THREADS}]"),
         ):
             if not ok:
@@ -62,7 +65,10 @@ class TrainConfig:
                 )
 
 
-RESUME_MAY_CHANGE = ("epochs", "device", "kernels", "graph", "threads")  # how long, and how fast
+# how long, how fast, and how it is accounted for
+RESUME_MAY_CHANGE = (
+    "epochs", "device", "kernels", "graph", "threads", "energy_country", "stop_above_wh",
+)  # fmt: skip
 
 _KINDS = {f.name: dict if f.name == "options" else type(f.default) for f in fields(TrainConfig)}
 _WORDS = {

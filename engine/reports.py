@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .energy import Energy
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -31,6 +33,8 @@ class EpochReport:
     test_accuracy: float
     seconds: float
     images_per_second: float
+    energy_wh: float | None  # of the run so far; None: unknown
+    forecast_wh: float | None  # of the whole run
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Summary:
     peak_memory_mb: float
     memory_plan: str
     device_memory_mb: float | None  # of a GPU's arena
+    energy: Energy  # of all sessions
 
 
 Report = Callable[[StepReport | EpochReport], None]

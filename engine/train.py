@@ -22,6 +22,7 @@ from .checkpoint import Progress, RunFolder, Source
 from .config import RESUME_MAY_CHANGE, TrainConfig
 from .data import Augment, Loader, Splits
 from .device import Device
+from .energy import open_meter
 from .errors import InputError, TrainingError
 from .evaluate import Evaluation, evaluate
 from .network import Description, Network
@@ -44,6 +45,7 @@ class Trainer:
     ) -> None:
         """Compile everything; writes nothing. Raises: InputError."""
         config.check()
+        self.meter = open_meter(device, config.energy_country, config.stop_above_wh)
         self.config, self.splits, self.device, self.folder = config, splits, device, folder
         self.code = userfile.content(config.arch)  # of a network in a file
         self.description = Description(
@@ -77,6 +79,7 @@ class Trainer:
             loss_scale=FIRST_SCALE if self.network.scaled else 1.0, place=device.place
         )
         self.notes: list[str] = []  # for people, about the run as a whole
+        self.over_limit = False  # stopped by --stop-above-wh
         self.stop = False  # set from outside: finish the step, save, return
         self.evaluation: Evaluation | None = None  # of the test images, after the latest epoch
 
@@ -102,6 +105,9 @@ class Trainer:
                 "from those of a run that stayed"
             )
         self.progress.place = place
+        self.meter.go_on(
+            self.progress.energy_wh, self.progress.energy_label, self.config.stop_above_wh
+        )
         begun = self.progress.epoch + (self.progress.batch > 0)
         if self.config.epochs < begun:
             raise InputError(
@@ -125,6 +131,7 @@ class Trainer:
     def run(self, report: Report = lambda _: None) -> Summary:
         """Train to the end, or until `stop` is set. Raises: TrainingError, InputError."""
         begun = time.perf_counter()
+        self._first_step = self.progress.step
         try:
             with self.device.session(), self.folder.open_metrics(self.progress) as self._metrics:
                 trained = self._epochs(report)
@@ -142,6 +149,7 @@ class Trainer:
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             memory_plan=str(self.network.training[self.config.batch_size].memory),
             device_memory_mb=self.device.arena_bytes / 1e6 if self.device.arena_bytes else None,
+            energy=self.meter.read(),
         )  # fmt: skip
 
     def _epochs(self, report: Report) -> int:
@@ -151,6 +159,7 @@ class Trainer:
             trained += self._epoch(report)
             if self.progress.batch == self.loader.steps_per_epoch:
                 self.evaluation = self._end_epoch(report)
+                self._watch_energy()
         if self.progress.epoch == self.config.epochs and self.evaluation is None:
             self.evaluation = self._evaluate()
         return trained
@@ -169,6 +178,7 @@ class Trainer:
             progress.batch += 1
             trained += len(batch.labels)
             self._account(known, report)
+            self._watch_energy()
             if self.stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self._account(self.steps.drain(), report)
                 self._save()
@@ -177,6 +187,12 @@ class Trainer:
                 break
         self._account(self.steps.drain(), report)
         return trained
+
+    def _watch_energy(self) -> None:
+        """Stop after this step once the run has used more than it may."""
+        limit = self.config.stop_above_wh
+        if limit and self.meter.passed(limit):
+            self.stop = self.over_limit = True
 
     def _account(self, outcomes: Iterable[Outcome], report: Report) -> None:
         """Add up and tell what steps did."""
@@ -195,6 +211,11 @@ class Trainer:
             )  # fmt: skip
             self._write("step", told)
             report(told)
+
+    def _done(self) -> float:
+        """The share of what this session has to do, in steps."""
+        first = self._first_step
+        return (self.progress.step - first) / (self.total_steps - first)
 
     def _kept(self) -> str:
         if self.folder.last.exists():
@@ -225,6 +246,7 @@ class Trainer:
             progress.epoch, self.config.epochs, progress.loss_sum / progress.seen,
             progress.correct / progress.seen, test.loss, test.accuracy, self._epoch_seconds,
             self._epoch_images / self._epoch_seconds if self._epoch_seconds else 0.0,
+            self.meter.read().wh, self.meter.forecast(self._done()),
         )  # fmt: skip
         self._write("epoch", told)
         is_best = test.accuracy > progress.best_accuracy
@@ -243,6 +265,8 @@ class Trainer:
     def _save(self, *, best: bool = False) -> None:
         tensors = self._tensors()
         self.progress.metrics_bytes = self._metrics.tell()
+        used = self.meter.read()
+        self.progress.energy_wh, self.progress.energy_label = used.wh, used.label
         if best:
             self.folder.save_checkpoint(self.folder.best, tensors, self.progress, self.identity)
         self.folder.save_checkpoint(self.folder.last, tensors, self.progress, self.identity)
