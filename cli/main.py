@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit.
 
     0: done; 1: training could not go on; 2: a wrong command, option or file; 130 and 143: stopped
-    by SIGINT and SIGTERM.
+    by SIGINT and SIGTERM; 143 also: by --stop-above-wh.
     """
     warnings.showwarning = _show_warning
     try:

@@ -123,10 +123,11 @@ class ProcessorTime:
     """An estimate from the processor time of this process."""
 
     name, label = "processor", ESTIMATED
-    source = f"this process's processor time at {THREAD_WATTS:g} W a hardware thread"
 
-    def __init__(self) -> None:
-        """Begin now."""
+    def __init__(self, reason: str = "") -> None:
+        """Begin now; `reason` says why there is nothing better."""
+        told = f"this process's processor time at {THREAD_WATTS:g} W a hardware thread"
+        self.source = f"{told} ({reason})" if reason else told
         self._begun = time.process_time()
 
     def joules(self) -> float:
@@ -273,6 +274,8 @@ def _sources(device: Device) -> list[Source]:
     found: list[Source] = []
     try:
         found.append(Rapl())
+    except PermissionError:
+        found.append(ProcessorTime("only root may read RAPL here"))
     except (OSError, ValueError):
         found.append(ProcessorTime())
     if device.name.startswith("cuda"):

@@ -70,6 +70,17 @@ def test_meter__takes_rapl_where_it_is_and_else_estimates(powercap, monkeypatch)
     told = Meter(open_device("cpu")).read()
     assert told.label == "estimated"
     assert "4 W a hardware thread" in told.sources()
+    assert "root" not in told.sources()
+
+
+def test_meter__rapl_that_only_root_may_read(monkeypatch):
+    def refuse(root=None):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(energy, "Rapl", refuse)
+    told = Meter(open_device("cpu")).read()
+    assert told.label == "estimated"
+    assert "(only root may read RAPL here)" in told.sources()
 
 
 def test_processor_time__counts_work_and_not_waiting():
