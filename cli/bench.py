@@ -186,6 +186,7 @@ def kernels_command(
                            against=run.against, compiled=compiled,
                            ceilings=run.ceilings):  # fmt: skip
         rows.append(row)
+        run.meter.read()  # before its counters begin anew
         output.note(f"{row['key']}: {row['ratio']:.2f}x" if row.get("ratio") else row["key"])
     if not rows:
         raise InputError(f"--passes {passes}: no layer of --suite {suite} has such a pass")

@@ -68,7 +68,9 @@ def command(
     if not summary.finished:
         why, more = "", ""
         if trainer.over_limit and not stopped_by:
-            why, more = f": above {config.stop_above_wh:g} Wh", " --stop-above-wh MORE"
+            unknown = summary.energy.wh is None
+            why = "energy unknown from here on" if unknown else f"above {config.stop_above_wh:g} Wh"
+            why, more = f": {why}", f" --stop-above-wh {0 if unknown else 'MORE'}"
             stopped_by = signal.SIGTERM
         output.note(
             f"cnnengine: stopped at step {summary.steps} of {trainer.total_steps} and saved{why}; "

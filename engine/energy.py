@@ -7,8 +7,8 @@
 The processor is measured by RAPL where the system lets us read it (all packages and their memory,
 other work on the machine included) and else estimated from this process's processor time. A GPU is
 measured by its own counter, or unknown. The figure of both together is as good as the worse one.
-Nothing runs in between: counters are read when `read` is called. They may start anew at their
-largest value, so RAPL must be read more often than that takes (packages: half an hour or more).
+Nothing runs in between: counters (`counters.py`) are read when `read` is called, of a run at every
+checkpoint.
 """
 
 from __future__ import annotations
@@ -17,23 +17,16 @@ import importlib.util
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from . import nvml
+from .counters import ESTIMATED, INSTALL, LABELS, UNKNOWN, Source, sources_of
 from .device import Device
 from .errors import InputError, unknown_name
 
-MEASURED, ESTIMATED, UNKNOWN = LABELS = ("measured", "estimated", "unknown")  # best first
 JOULES = 3600.0  # a watt-hour
-POWERCAP = Path("/sys/class/powercap")
-# One hardware thread at work: TDP over hardware threads lies between 2 and 6 W for servers,
-# desktops and laptops of the early 2020s.
-THREAD_WATTS = 4.0
 # International Energy Agency, Global Energy & CO2 Status Report 2019: all electricity of 2018.
 WORLD_INTENSITY = 475.0  # grams of CO2 a kWh
 LOOK_SECONDS = 0.1
-INSTALL = "pip install 'cnnengine[energy]'"
 
 
 @dataclass(frozen=True)
@@ -79,81 +72,6 @@ class Intensity:
     source: str = f"the world's average, {WORLD_INTENSITY:.0f} g/kWh (IEA, 2018)"
 
 
-class Source(Protocol):
-    """Counts joules from its beginning on; None: unknown."""
-
-    name: str
-    label: str
-    source: str
-
-    def joules(self) -> float | None:
-        """Joules since the beginning."""
-        ...
-
-
-class Rapl:
-    """Counters of the processor packages and their memory, in microjoules."""
-
-    name, label = "processor", MEASURED
-    source = "RAPL, the whole machine's processors and their memory"
-
-    def __init__(self, root: Path | None = None) -> None:
-        """Begin at the counters' present values. Raises: OSError where none can be read."""
-        root = root or POWERCAP
-        self._domains = _rapl_domains(root)
-        if not self._domains:
-            raise FileNotFoundError(f"no RAPL counter in {root}")
-        self._last = [_microjoules(domain) for domain, _ in self._domains]
-        self._sum = 0
-
-    def joules(self) -> float | None:
-        """Joules since the beginning; None once a counter can no longer be read."""
-        try:
-            now = [_microjoules(domain) for domain, _ in self._domains]
-        except (OSError, ValueError):
-            self.label, self.source = UNKNOWN, "a RAPL counter could not be read any more"
-            return None
-        for before, after, (_, largest) in zip(self._last, now, self._domains, strict=True):
-            self._sum += after - before if after >= before else after - before + largest
-        self._last = now
-        return self._sum / 1e6
-
-
-class ProcessorTime:
-    """An estimate from the processor time of this process."""
-
-    name, label = "processor", ESTIMATED
-
-    def __init__(self, reason: str = "") -> None:
-        """Begin now; `reason` says why there is nothing better."""
-        told = f"this process's processor time at {THREAD_WATTS:g} W a hardware thread"
-        self.source = f"{told} ({reason})" if reason else told
-        self._begun = time.process_time()
-
-    def joules(self) -> float:
-        """Joules since the beginning."""
-        return (time.process_time() - self._begun) * THREAD_WATTS
-
-
-class GpuCounter:
-    """The energy counter of one GPU."""
-
-    name = "GPU"
-
-    def __init__(self, bus: str) -> None:
-        """Begin at the counter's present value, of the GPU at this PCI address."""
-        self._watch = nvml.Watch(bus)
-        known = self._watch.joules() is not None
-        self.label = MEASURED if known else UNKNOWN
-        self.source = "its counter, by NVML" if known else (
-            "NVML tells no energy of it" if nvml.library() else f"no NVML; {INSTALL}"
-        )  # fmt: skip
-
-    def joules(self) -> float | None:
-        """Joules since the beginning."""
-        return self._watch.joules()
-
-
 class Meter:
     """Counts the energy of the machine's parts that work for a device, from now on."""
 
@@ -164,7 +82,7 @@ class Meter:
         """Begin; `sources` in the place of the device's own."""
         self.intensity = intensity or Intensity()
         self.earlier: Part | None = None  # what a run used before, in other sessions
-        self._sources = list(sources) if sources is not None else _sources(device)
+        self._sources = list(sources) if sources is not None else sources_of(device)
         self._looked, self._seen = 0.0, self.read()
 
     def read(self) -> Energy:
@@ -194,11 +112,14 @@ class Meter:
             )
 
     def passed(self, limit: float) -> bool:
-        """Whether more than `limit` watt-hours were used; looked up every LOOK_SECONDS."""
+        """Whether more than `limit` watt-hours were used, or nobody can tell any more.
+
+        Counters are read every LOOK_SECONDS.
+        """
         now = time.monotonic()
         if now - self._looked >= LOOK_SECONDS:
             self._looked, self._seen = now, self.read()
-        return self._seen.wh is not None and self._seen.wh > limit
+        return self._seen.wh is None or self._seen.wh > limit
 
     def forecast(self, done: float) -> float | None:
         """Watt-hours of a run of which this session did the share `done` (in (0, 1]).
@@ -267,40 +188,6 @@ def intensity_of(country: str) -> Intensity:
     kilograms = Emissions(data).get_country_emissions(CodecarbonEnergy.from_energy(kWh=1.0), place)
     name = known[code].get("country_name", code)
     return Intensity(1000 * kilograms, f"{name}, {1000 * kilograms:.0f} g/kWh (codecarbon)")
-
-
-def _sources(device: Device) -> list[Source]:
-    """The best source for each part of the machine that works for a device."""
-    found: list[Source] = []
-    try:
-        found.append(Rapl())
-    except PermissionError:
-        found.append(ProcessorTime("only root may read RAPL here"))
-    except (OSError, ValueError):
-        found.append(ProcessorTime())
-    if device.name.startswith("cuda"):
-        gpu: Any = device.gpu  # type: ignore[attr-defined]
-        found.append(GpuCounter(gpu.bus()))
-    return found
-
-
-def _rapl_domains(root: Path) -> list[tuple[Path, int]]:
-    """(counter, its largest value) of each package and of memory outside packages' counters.
-
-    Domains: intel-rapl:0 is a package (on AMD too), intel-rapl:0:2 a part of it. Cores are counted
-    in their package, `psys` counts packages once more.
-    """
-    found = []
-    for folder in sorted(root.glob("intel-rapl:*")):
-        name = (folder / "name").read_text().strip()
-        if name.startswith("package") or name == "dram":
-            largest = int((folder / "max_energy_range_uj").read_text())
-            found.append((folder / "energy_uj", largest))
-    return found
-
-
-def _microjoules(counter: Path) -> int:
-    return int(counter.read_text())
 
 
 def _told(value: float | None, unit: str, label: str) -> str:

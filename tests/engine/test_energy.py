@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 
-from cnnengine.engine import energy
+from cnnengine.engine import counters, energy
+from cnnengine.engine.counters import ProcessorTime, Rapl
 from cnnengine.engine.device import open_device
-from cnnengine.engine.energy import Intensity, Meter, Part, ProcessorTime, Rapl, add_up
+from cnnengine.engine.energy import Intensity, Meter, Part, add_up
 from cnnengine.engine.errors import InputError
 
 LARGEST = 262143328850  # microjoules, as Intel's packages have it
@@ -55,16 +57,30 @@ def test_rapl__counter_starts_anew(powercap):
     assert counter.joules() == pytest.approx(5.0)
 
 
-def test_rapl__counter_that_goes_away_is_unknown(powercap):
+def test_rapl__counter_that_goes_away_is_unknown_from_there_on(powercap):
     counter = Rapl(powercap)
+    meter = Meter(open_device("cpu"), sources=[counter])
     (powercap / "intel-rapl:0" / "energy_uj").unlink()
-    told = Meter(open_device("cpu"), sources=[counter]).read()
+    told = meter.read()
     assert (told.wh, told.label, told.co2_label) == (None, "unknown", "unknown")
     assert "could not be read any more" in told.sources()
+    _set(powercap, rapl_0=8_000_000)
+    assert meter.read().wh is None
+
+
+def test_rapl__not_read_for_too_long_is_unknown(powercap, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(counters, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    counter = Rapl(powercap)
+    now[0] = 600.0  # at 400 W 240 kJ, below the counters' 262 kJ
+    assert counter.joules() is not None
+    now[0] += 700.0
+    assert counter.joules() is None
+    assert "not read for 700 s" in counter.source
 
 
 def test_meter__takes_rapl_where_it_is_and_else_estimates(powercap, monkeypatch):
-    monkeypatch.setattr(energy, "POWERCAP", powercap)
+    monkeypatch.setattr(counters, "POWERCAP", powercap)
     assert Meter(open_device("cpu")).read().label == "measured"
     (powercap / "intel-rapl:1" / "energy_uj").unlink()
     told = Meter(open_device("cpu")).read()
@@ -77,7 +93,7 @@ def test_meter__rapl_that_only_root_may_read(monkeypatch):
     def refuse(root=None):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(energy, "Rapl", refuse)
+    monkeypatch.setattr(counters, "Rapl", refuse)
     told = Meter(open_device("cpu")).read()
     assert told.label == "estimated"
     assert "(only root may read RAPL here)" in told.sources()
@@ -85,8 +101,8 @@ def test_meter__rapl_that_only_root_may_read(monkeypatch):
 
 def test_processor_time__counts_work_and_not_waiting():
     counter = ProcessorTime()
-    begun = energy.time.process_time()
-    while energy.time.process_time() - begun < 0.05:
+    begun = time.process_time()
+    while time.process_time() - begun < 0.05:
         pass
     assert 0.05 * 4 <= counter.joules() < 2
 
@@ -128,6 +144,13 @@ def test_meter__passed_looks_now_and_then(monkeypatch):
     assert not meter.passed(1.0)
     assert not meter.passed(1.0), "no counter is read a moment later"
     now[0] += 1
+    assert meter.passed(1.0)
+
+
+def test_meter__passed_where_nobody_can_tell_any_more(monkeypatch):
+    monkeypatch.setattr(energy, "LOOK_SECONDS", 0.0)
+    meter = Meter(open_device("cpu"), sources=[_counter(0, 1, None)])
+    assert not meter.passed(1.0)
     assert meter.passed(1.0)
 
 

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from cnnengine.engine import energy
-from cnnengine.engine.energy import Intensity, Meter, ProcessorTime
+from cnnengine.engine.counters import ProcessorTime
+from cnnengine.engine.energy import Intensity, Meter
 from cnnengine.engine.errors import InputError
 from cnnengine.engine.train import EpochReport
 
@@ -63,7 +64,7 @@ def test_trainer__forecast_after_each_epoch(watt_hour_a_step):
 
 def test_trainer__limit_where_energy_is_unknown(tmp_path, monkeypatch):
     unknown = SimpleNamespace(name="GPU", label="unknown", source="no NVML", joules=lambda: None)
-    monkeypatch.setattr(energy, "_sources", lambda device: [unknown])
+    monkeypatch.setattr(energy, "sources_of", lambda device: [unknown])
     with pytest.raises(InputError, match=r"--stop-above-wh 2: energy is unknown.*no NVML"):
         toy_trainer(tmp_path / "a", stop_above_wh=2.0)
     trainer = toy_trainer(tmp_path / "b", epochs=1)
