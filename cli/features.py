@@ -11,8 +11,8 @@ from ..engine.errors import InputError
 from . import options, output
 
 if TYPE_CHECKING:
-    from ..engine.checkpoint import Source
     from ..engine.data import Dataset
+    from ..engine.model_meta import Source
     from ..engine.network import Network
 
 LARGEST = 5_000_000  # bytes of a page

@@ -11,8 +11,8 @@ from ..engine.errors import InputError
 from . import output
 
 if TYPE_CHECKING:
-    from ..engine.checkpoint import Source
     from ..engine.data import Splits
+    from ..engine.model_meta import Source
     from ..engine.network import Network
 
 

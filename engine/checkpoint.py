@@ -16,10 +16,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import math
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,10 +28,10 @@ import tomli_w
 
 from . import files, userfile
 from .errors import InputError
-from .network import PRECISIONS, Description
+from .model_meta import Source, parse_model, told_of_model
+from .network import Description
 
 FORMAT = 1
-MOST_PIXELS = 1 << 16  # a side of an image
 
 
 @dataclass
@@ -56,16 +55,6 @@ class Progress:
     place: str = ""
     energy_wh: float | None = None
     energy_label: str = "unknown"
-
-
-@dataclass(frozen=True)
-class Source:
-    """The data that a model was trained on, and how a folder of images was read and split."""
-
-    name: str
-    seed: int = 0
-    image_size: str = ""
-    skip_bad: bool = False
 
 
 class RunFolder:
@@ -248,46 +237,6 @@ def save_model(
 ) -> None:
     """Write a model file: parameters and states of inference, and all that `load_model` tells."""
     files.save_tensors(path, arrays, {"format": FORMAT, **told_of_model(description, source)})
-
-
-def told_of_model(description: Description, source: Source) -> dict[str, Any]:
-    """The metadata of a model as plain JSON types; `parse_model` reads it."""
-    return {"data": asdict(source), **description.to_json()}
-
-
-def parse_model(meta: Mapping[str, Any], file: Path) -> tuple[Description, Source]:
-    """Back from `told_of_model`. Raises: InputError when a field is missing, unknown or wrong."""
-    told = dict(meta)
-    try:
-        source = Source(**told.pop("data"))
-    except (KeyError, TypeError):
-        raise InputError(f"{file} does not tell which data it was trained on") from None
-    for name, value in (told | asdict(source)).items():
-        if name in FIELDS and not FIELDS[name](value):
-            raise InputError(f"{file} is damaged: {name} in its metadata is {value!r:.60}")
-    return Description.from_json(told), source
-
-
-def _all(value: Any, fits: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(fits, value))
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-FIELDS: dict[str, Callable[[Any], bool]] = {  # of a model's metadata → whether a value can be one
-    "input_shape": lambda v: _all(v, lambda n: type(n) is int and 0 < n <= MOST_PIXELS),
-    "classes": lambda v: _all(v, lambda name: isinstance(name, str)),
-    "mean": lambda v: _all(v, _is_number),
-    "std": lambda v: _all(v, _is_number),
-    "precision": lambda v: isinstance(v, str) and v in PRECISIONS,
-    "options": lambda v: isinstance(v, dict),
-    "name": lambda v: isinstance(v, str),
-    "seed": lambda v: type(v) is int,
-    "image_size": lambda v: isinstance(v, str),
-    "skip_bad": lambda v: isinstance(v, bool),
-}
 
 
 def load_model(path: Path) -> tuple[Description, dict[str, np.ndarray], Source]:

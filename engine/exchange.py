@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from . import files, userfile
-from .checkpoint import FORMAT, Source, parse_model, save_model, told_of_model
+from .checkpoint import FORMAT, save_model
 from .errors import InputError
+from .model_meta import Source, parse_model, told_of_model
 from .models import get_model
 from .naming import torch_naming
 from .network import Description

@@ -18,13 +18,14 @@ import numpy as np
 
 from ..kernels.errors import BackendError
 from . import diagnose, userfile
-from .checkpoint import Progress, RunFolder, Source
+from .checkpoint import Progress, RunFolder
 from .config import RESUME_MAY_CHANGE, TrainConfig
 from .data import Augment, Loader, Splits
 from .device import Device
 from .energy import open_meter
 from .errors import InputError, TrainingError
 from .evaluate import Evaluation, evaluate
+from .model_meta import Source
 from .network import Description, Network
 from .optim import Optimizer
 from .reports import EpochReport, Report, StepReport, Summary

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from .. import files
-from ..checkpoint import RunFolder, Source, save_model
+from ..checkpoint import RunFolder, save_model
 from ..errors import InputError
 from ..exchange import Wish, per_channel
+from ..model_meta import Source
 from ..network import Description
 from .network import network
 from .reader import load, parse

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from cnnengine.engine import files
-from cnnengine.engine.checkpoint import Source, save_model
+from cnnengine.engine.checkpoint import save_model
 from cnnengine.engine.compile import compile_graph
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
+from cnnengine.engine.model_meta import Source
 from cnnengine.engine.models import build_graph
 from cnnengine.engine.network import Description, Network
 from cnnengine.engine.passes.memory import plan_memory

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from cnnengine.engine import files
-from cnnengine.engine.checkpoint import RunFolder, Source, load_model
+from cnnengine.engine.checkpoint import RunFolder, load_model
 from cnnengine.engine.config import RESUME_MAY_CHANGE
 from cnnengine.engine.errors import InputError
+from cnnengine.engine.model_meta import Source
 from cnnengine.engine.network import Description, Network
 from cnnengine.engine.train import EpochReport, StepReport, TrainingError
 from cnnengine.kernels.numpy import set_threads

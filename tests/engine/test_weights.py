@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from cnnengine.engine.checkpoint import Source, load_model, save_model
+from cnnengine.engine.checkpoint import load_model, save_model
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
 from cnnengine.engine.exchange import Wish, export_weights, import_weights
+from cnnengine.engine.model_meta import Source
 from cnnengine.engine.models import get_model, list_models
 from cnnengine.engine.naming import head, torch_naming
 from cnnengine.engine.network import Network

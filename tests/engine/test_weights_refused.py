@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from cnnengine.engine import files
-from cnnengine.engine.checkpoint import Source, load_model, save_model
+from cnnengine.engine.checkpoint import load_model, save_model
 from cnnengine.engine.errors import InputError
 from cnnengine.engine.exchange import Wish, import_weights
+from cnnengine.engine.model_meta import Source
 from cnnengine.engine.models import get_model
 from cnnengine.engine.naming import torch_naming
 from cnnengine.engine.weights import read_weights
