@@ -16,6 +16,7 @@ from .texts import plain
 
 WHITE = 255.0
 SMALLEST_DRAWN = 256  # pixels: smaller pictures are enlarged by a whole number
+MOST_OPTIMIZED = 1 << 20  # pixels: four times as slow, for a few per cent of the bytes
 KEEPS_BRIGHTNESS = 0.01  # a filter whose sum is that near to 1 leaves even areas as they are
 
 
@@ -80,5 +81,5 @@ def picture(values: np.ndarray, scale: Scale) -> Image.Image:
 def png(image: Image.Image) -> bytes:
     """The picture as a PNG file."""
     file = io.BytesIO()
-    image.save(file, "png", optimize=True)
+    image.save(file, "png", optimize=image.width * image.height < MOST_OPTIMIZED)
     return file.getvalue()

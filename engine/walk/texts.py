@@ -17,8 +17,11 @@ LARGEST_NUMBER = 1e6  # so that no sum of products passes float32
 
 
 def looks_like_matrix(text: str) -> bool:
-    """Whether a text is meant as numbers: "1 0 -1; 2 0 -2", "3"; not a name or a path."""
-    return bool(re.search(r"[\s;,]", text.strip())) or _number(text.strip()) is not None
+    """Whether a text is meant as numbers: it begins with one, or with the end of a row."""
+    first = re.match(r"[\s;,]*([^\s;,]*)", text)
+    return (
+        bool(text.strip()) and first is not None and (not first[1] or _number(first[1]) is not None)
+    )
 
 
 def parse_matrix(text: str, source: str) -> np.ndarray:

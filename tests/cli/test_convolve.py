@@ -114,6 +114,8 @@ def test_convolve__overwrite_removes_the_earlier_walk(tell, tmp_path):
         (("photo.png",), ("--filter",)),
         (("broken.png", "--filter", "blur"), ("broken.png", "not a readable picture")),
         (("none.png", "--filter", "blur"), ("none.png", "no such file")),
+        (("my photo.png", "--filter", "blur"), ("my photo.png", "no such file")),
+        (("3 cats.png", "--filter", "blur"), ("'cats.png' in row 1 is not a number",)),
         (("0 1; nan 1", "--filter", "blur"), ("nan", "row 2")),
         (("", "--filter", "blur"), ("IMAGE is empty",)),
         (("1 2 3", "--filter", "1 2 3 4 5", "--padding", "0"), ("5 columns", "3 + 0")),
