@@ -166,18 +166,14 @@ def _layer(view: View, layer: Layer, number: int) -> str:
               else _legend("heat", 0, greatest))  # fmt: skip
     cards = "\n".join(_card(view, channel, layer, signed, greatest) for channel in layer.channels)
     name = f"{layer.level}: " if layer.level else ""
-    over = (
-        ""
-        if signed
-        else f"""<p class="switch"><label><input type="checkbox" id="over-{number}">
-Lay the maps over the picture</label></p>"""
-    )
+    told = " Values below 0 are blue, those above red." if signed else ""
     return f"""<div class="layer" role="group" aria-labelledby="layer-{number}">
 <h3 id="layer-{number}">{name}{escape(step.name)}</h3>
 <p>{drawing.shape(step)}; each value sees {drawing.sees(step, image)}. {len(layer.channels)} of
-{total} channels.</p>
+{total} channels.{told}</p>
 {legend}
-{over}
+<p class="switch"><label><input type="checkbox" id="over-{number}">
+Lay the maps over the picture</label></p>
 <ul class="cards">
 {cards}
 </ul>
@@ -188,13 +184,14 @@ Lay the maps over the picture</label></p>"""
 def _card(view: View, channel: Channel, layer: Layer, signed: bool, greatest: float) -> str:
     values = channel.map
     row, column = np.unravel_index(values.argmax(), values.shape)
-    make = pictures.signed if signed else pictures.heat
+    over = (pictures.signed(values, greatest, clear=True) if signed
+            else pictures.heat(values, greatest))  # fmt: skip
     greatest_here, mean = _number(values.max()), _number(values.mean())
     told = (
         f"map of channel {channel.number}: greatest {greatest_here} in row {row + 1} of "
         f"{values.shape[0]}, column {column + 1} of {values.shape[1]}"
     )
-    return f"""<li><figure>{_stack(view, make(values, greatest), told)}
+    return f"""<li><figure>{_stack(view, over, told, "signed" if signed else "heat")}
 <figcaption><b>channel {channel.number}</b><span>greatest {greatest_here}</span>
 <span>mean {mean}</span></figcaption></figure>{_patches(channel, max(layer.step.sees))}</li>"""
 
@@ -241,21 +238,21 @@ things still have a place ({drawing.shape(step)}), one can ask how much the answ
 it. The maps of that layer, added up with these weights, are the heat: bright places speak for the
 class; places that speak against it count as 0. The method is Grad-CAM (Selvaraju et al.,
 2017).{nothing}</p>
-<div class="heat">
+<div class="looked">
 <fieldset class="switch"><legend>Show</legend>{choices}</fieldset>
-<figure class="picture">{_stack(view, pictures.heat(view.heat, greatest), told)}
+<figure class="picture">{_stack(view, pictures.heat(view.heat, greatest), told, "heat")}
 <figcaption>{drawing.times(*step.shape[:2])} values, stretched over the picture.</figcaption>
 </figure>
 {_legend("heat", 0, greatest)}
 </div>"""
 
 
-def _stack(view: View, over: str, told: str) -> str:
+def _stack(view: View, over: str, told: str, kind: str) -> str:
     """A map over the picture (`.under`, whose pixels stand in the style once)."""
     height, width = view.image.shape[:2]
     return (
-        f'<span class="stack" style="aspect-ratio:{width}/{height}"><span class="under"></span>'
-        f'<img class="over" src="{over}" alt="{told}"></span>'
+        f'<span class="stack {kind}" style="aspect-ratio:{width}/{height}">'
+        f'<span class="under"></span><img class="over" src="{over}" alt="{told}"></span>'
     )
 
 

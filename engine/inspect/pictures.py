@@ -25,9 +25,10 @@ def heat(values: np.ndarray, greatest: float) -> str:
     return _palette(_steps(values, 0, greatest), "inferno", alpha)
 
 
-def signed(values: np.ndarray, greatest: float) -> str:
-    """[H,W] of values from -`greatest` to `greatest` as a data URI."""
-    return _palette(_steps(values, -greatest, greatest), "RdBu_r")
+def signed(values: np.ndarray, greatest: float, *, clear: bool = False) -> str:
+    """[H,W] of values from -`greatest` to `greatest` as a data URI; `clear`: no colour at 0."""
+    alpha = np.minimum(abs(np.linspace(-1, 1, LEVELS)) / CLEAR_BELOW, 1) if clear else None
+    return _palette(_steps(values, -greatest, greatest), "RdBu_r", alpha)
 
 
 def diverging_rgb(values: np.ndarray, greatest: float) -> str:

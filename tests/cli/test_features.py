@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from cnnengine.cli.main import main
 from cnnengine.engine import files
 from cnnengine.engine.errors import InputError
+from cnnengine.engine.inspect.pictures import photo
 from cnnengine.engine.inspect.view import class_number
 
 
@@ -78,8 +79,9 @@ def test_features__without_the_data_it_says_so(trained, picture, tmp_path, featu
     tensors, meta = files.load_tensors(trained[0] / "model.safetensors")
     meta["data"]["name"] = "elsewhere"
     files.save_tensors(model, tensors, meta)
-    code, _, err = features(model, picture, "--out", out)
+    code, _, err = features(model, picture, "--out", out, "--invert")
     assert code == 0
+    assert photo(255 - np.asarray(Image.open(picture))[..., None]) in out.read_text()
     assert "no patches: " in err
     assert "'elsewhere', which is not here; give --data" in err
     assert "No data set was at hand" in out.read_text()

@@ -89,8 +89,7 @@ def test_page__fetches_nothing_and_names_everything(colours):
     assert [name for name, _ in read.tags if re.fullmatch(r"h\d", name)] == [
         "h1", "h2", "h2", "h2", "h2", "h3", "h3", "h2",
     ]  # fmt: skip
-    assert len(read.all("input")) == 1 + 3  # a map with negative values hides what is beneath
-    assert text.count("<label>") == 4
+    assert len(read.all("input")) == text.count("<label>") == 2 + 3
 
 
 def test_page__every_value_stands_in_the_text_and_nothing_is_read_as_tags():
@@ -135,6 +134,13 @@ def test_heat__is_clear_where_there_is_nothing_and_bright_where_there_is_most():
     assert 0 < image[0, 2, 3] < 255
     brightness = image[0, :, :3].sum(axis=1)
     assert brightness[3] > brightness[2] > brightness[1]
+
+
+def test_signed__clear_shows_what_lies_beneath():
+    uri = pictures.signed(np.array([[-3.0, 0, 0.5, 3]]), 3, clear=True)
+    alpha = np.asarray(decode(uri).convert("RGBA"))[0, :, 3].tolist()
+    assert (alpha[0], alpha[1], alpha[3]) == (255, 0, 255)
+    assert 0 < alpha[2] < 255
 
 
 def test_signed__is_blue_below_zero_white_at_it_and_red_above():
@@ -182,10 +188,10 @@ def test_page__in_a_browser_by_keyboard_on_a_phone(tmp_path):
       const map = ".layer:has(input) .under", box = page.querySelector("input[type=checkbox]");
       told.push(shown(map)); key(box, "Enter"); told.push(shown(map));
       key(box, "Enter"); told.push(shown(map));
-      told.push(shown(".heat .under"), shown(".heat .over"));
-      key(page.getElementById("heat-alone"), "Enter"); told.push(shown(".heat .under"));
+      told.push(shown(".looked .under"), shown(".looked .over"));
+      key(page.getElementById("heat-alone"), "Enter"); told.push(shown(".looked .under"));
       key(page.getElementById("heat-off"), "Enter");
-      told.push(shown(".heat .under"), shown(".heat .over"));
+      told.push(shown(".looked .under"), shown(".looked .over"));
       const pictures = [...page.images].filter((i) => i.complete && i.naturalWidth > 0);
       told.push(pictures.length === page.images.length ? "drawn" : "missing");
       const at = (name) => page.querySelector(name).getBoundingClientRect();
