@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from ..ir import Graph, Value
+from ..ir import Choice, Graph, Value
 from .memory import aliases
 from .select import possible
 
@@ -77,6 +77,10 @@ def _refused(graph: Graph, made: Graph, places: Places, backends: Sequence[str])
         touched = [v for v in (*node.reads, *node.writes) if v in places]
         if touched:
             before, now = possible(node, backends), possible(changed, backends)
-            same = before and now and before.backend == now.backend
-            if not same or before.config.algorithm != now.config.algorithm:
+            if before is None or now is None or _way(before) != _way(now):
                 yield from touched
+
+
+def _way(choice: Choice) -> tuple[str, str]:
+    """How a node runs: the backend and its algorithm."""
+    return choice.backend, choice.config.algorithm
