@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from . import spec
-from .errors import BackendError
+from .errors import BackendError, UnsupportedError
 
 BACKENDS = ("numpy", "native", "triton", "cupy")
 
@@ -35,8 +35,13 @@ class Backend:
         return getattr(self.package, "BORDERS", False)
 
     def function(self, name: str) -> Callable[..., None]:
-        """The backend's implementation of the contract function `name`, checks included."""
+        """The backend's implementation of the contract function `name`, checks included.
+
+        Raises: UnsupportedError where the backend has it not.
+        """
         module = importlib.import_module(f".{spec.CONTRACTS[name].module}", self.package.__name__)  # type: ignore[attr-defined]
+        if not hasattr(module, name):
+            raise UnsupportedError(f"{name}: backend {self.name} has no {name}; use backend numpy")
         return getattr(module, name)
 
     def supports(self, name: str, arguments: Mapping[str, Any]) -> str | None:

@@ -21,10 +21,10 @@ BACKENDS = [
 ]
 # (backend, file or function): why it is not there
 EXCEPTIONS = {
-    ("native", module): "NumPy is bound by memory there already; C is for convolutions"
+    ("native", module): "NumPy is bound by memory there already; C is for convolutions, batch norm"
     for module in (
-        *("activation", "dense", "elementwise", "images", "loss", "norm"),
-        *("pool", "shape", "update"),
+        *("activation", "dense", "elementwise", "images", "loss", "pool"),
+        *("lrn", "lrn_backward", "shape", "update"),
     )
 } | {("cupy", module): "its kernels are being written" for module in ("activation", "shape")}
 

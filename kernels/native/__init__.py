@@ -1,4 +1,7 @@
-"""The fast CPU backend: float32 convolutions in C; `kernels/numpy` is its readable twin."""
+"""The fast CPU backend: float32 convolutions and batch norm in C.
+
+`kernels/numpy` is its readable twin.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,8 @@ def missing() -> str | None:
 
 def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
     """Why this call cannot run here, from shapes, types and parameters alone; None if it can."""
-    from . import conv
-
-    if not hasattr(conv, function) or spec.CONTRACTS[function].module != "conv":  # type: ignore[attr-defined]
-        return f"has no {function}"
-    return conv.supports(function, arguments)
+    file = _file(function)
+    return f"has no {function}" if file is None else file.supports(function, arguments)
 
 
 def choose(function: str, arguments: Mapping[str, Any], variant: str | None = None) -> spec.Config:
@@ -39,6 +39,14 @@ def choose(function: str, arguments: Mapping[str, Any], variant: str | None = No
     """
     if (reason := supports(function, arguments)) is not None:
         raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
-    from . import conv
+    file = _file(function)
+    assert file is not None
+    return file.choose(function, arguments, variant)
 
-    return conv.choose(function, arguments, variant)
+
+def _file(function: str) -> Any:
+    """The module that has a contract function, or None."""
+    from . import conv, norm
+
+    file = {"conv": conv, "norm": norm}.get(spec.CONTRACTS[function].module)  # type: ignore[attr-defined]
+    return file if hasattr(file, function) else None

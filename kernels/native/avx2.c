@@ -1,5 +1,6 @@
 #define LANES 8
 #define TILE 6
 #include "correlate.c"
+#include "norm.c"
 #include "pool.c"
 #include "wgrad.c"

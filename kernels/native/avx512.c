@@ -1,5 +1,6 @@
 #define LANES 16
 #define TILE 14
 #include "correlate.c"
+#include "norm.c"
 #include "pool.c"
 #include "wgrad.c"

@@ -22,9 +22,8 @@ from ..numpy.threads import get_threads
 from ..spec.contract import Array, Config, Out, dtype_name, implements
 from ..spec.grid import border
 from . import library, plan
-from .plan import address
+from .plan import MOST_ELEMENTS, address
 
-MOST_ELEMENTS = 1 << 31  # of an array: products of sizes then stay within 64 bits
 LEAST_CHANNELS = 4  # of a group: below, most of a tile would be padding
 
 

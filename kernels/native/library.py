@@ -63,6 +63,19 @@ class Unpool(ctypes.Structure):
     ]
 
 
+class Norm(ctypes.Structure):
+    """`struct norm` of norm.c, field by field."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("x", "dy", "mask")],
+        *[(name, ctypes.c_void_p) for name in ("mean", "scale", "shift", "slope")],
+        *[(name, ctypes.c_void_p) for name in ("out", "sums")],
+        *[(name, ctypes.c_int64) for name in ("pixels", "channels")],
+        *[(name, ctypes.c_int64) for name in ("x_pitch", "dy_pitch", "mask_pitch", "out_pitch")],
+        *[(name, ctypes.c_int64) for name in ("stage", "relu", "pixels_per_chunk", "chunks")],
+    ]
+
+
 def path(variant: str) -> Path | None:
     """The shared library of `variant`, or None if it was not built."""
     folder = Path(__file__).parent
@@ -78,7 +91,7 @@ def open_library(variant: str) -> ctypes.CDLL:
         raise BackendError(f"backend native: no library for {variant}; built: {built()}")
     library = ctypes.CDLL(str(file))
     pointer = ctypes.c_void_p
-    for kernel in ("correlate", "wgrad", "unpool"):
+    for kernel in ("correlate", "wgrad", "unpool", "norm"):
         make, run = getattr(library, f"{kernel}_plan"), getattr(library, f"{kernel}_run")
         make.argtypes, make.restype = [pointer], None  # the problem, to complete
         run.argtypes, run.restype = [pointer] * 3, None  # the problem, tickets, a thread's scratch

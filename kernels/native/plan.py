@@ -17,6 +17,7 @@ from . import library
 
 Shape = tuple[int, ...]
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector
+MOST_ELEMENTS = 1 << 31  # of an array: products of sizes then stay within 64 bits
 
 
 def aligned(size: int) -> int:

@@ -69,10 +69,67 @@ def c_fields(file: str, name: str) -> list[str]:
         ("correlate.h", "correlate", library.Correlate),
         ("wgrad.h", "wgrad", library.Wgrad),
         ("pool.c", "unpool", library.Unpool),
+        ("norm.c", "norm", library.Norm),
     ],
 )
 def test_structures__mirror_the_c_source(file, name, structure):
     assert c_fields(file, name) == [field for field, _ in structure._fields_]
+
+
+@built
+@pytest.mark.parametrize(("channels", "variant"), [(3, "generic"), (8, "avx2"), (48, "avx512")])
+def test_choose__batch_norm_takes_vectors_that_the_channels_fill(channels, variant):
+    if variant not in library.runnable():
+        pytest.skip(f"this processor has no {variant}")
+    given = {"x": draw(2, 3, 3, channels)}
+    assert native.choose("batch_norm_training", given).algorithm == f"chunks-{variant}"
+    told = native.supports("batch_norm_training", {"x": np.zeros((1, 1, 2, 3))})
+    assert told == "computes in float32 only, x is float64"
+
+
+@built
+@pytest.mark.parametrize("channels", [4, 19, 67, 131])
+def test_batch_norm__many_chunks_agree_with_numpy_far_from_zero(channels):
+    """Chunks whose means differ, beside values a thousand times their spread."""
+    from cnnengine.kernels.native import norm
+    from cnnengine.kernels.numpy import norm as numpy_norm
+
+    rng = np.random.default_rng(channels)
+    spread, shift = np.array([[0.5, 1, 2], [0, 1, 5]])[..., None, None, None]
+    x = 1000 + shift + spread * rng.standard_normal((3, 90, 80, channels))
+    found = {}
+    for dtype, module in (("float32", norm), ("float64", numpy_norm)):
+        mean, invstd, low, high = np.full((4, channels), 1.0, dtype)
+        given, out = x.astype("float32").astype(dtype), np.full(x.shape, np.nan, dtype)
+        running = np.zeros(channels, dtype), np.zeros(channels, dtype)
+        module.batch_norm_training(
+            given, low, high, out, mean, invstd, *running, op=spec.BatchNorm()
+        )
+        found[dtype] = mean, invstd, out
+    for ours, expected, limit in zip(*found.values(), (1e-7, 1e-5, 1e-3), strict=True):
+        assert np.isfinite(ours).all()
+        assert np.abs(ours - expected).max() <= limit * np.abs(expected).max()
+
+
+@built
+def test_batch_norm__threads_change_no_bit():
+    from cnnengine.kernels.native import norm
+
+    x, dy = draw(4, 60, 60, 40), draw(4, 60, 60, 40, seed=1)
+    results = []
+    for count in (1, 2, 3):
+        threads.set_threads(count)
+        try:
+            mean, invstd, dgamma, dbeta, one, zero = np.ones((6, 40), np.float32)
+            out, dx = blank(*x.shape), blank(*x.shape)
+            kept, op = (mean, invstd, one.copy(), zero.copy()), spec.BatchNorm()
+            norm.batch_norm_training(x, one, zero, out, *kept, op=op)
+            told = {"op": op, "mask": out}
+            norm.batch_norm_backward(x, dy, one, mean, invstd, dx, dgamma, dbeta, **told)
+        finally:
+            threads.set_threads(0)
+        results.append(b"".join(a.tobytes() for a in (out, mean, invstd, dx, dgamma, dbeta)))
+    assert len(set(results)) == 1
 
 
 def test_missing__names_the_cure_where_nothing_was_compiled(monkeypatch):
