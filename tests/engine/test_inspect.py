@@ -161,6 +161,14 @@ def test_fields__of_padding_alone_are_empty():
     assert (left, right) == (0, 1)
 
 
+def test_fields__edge_padding_sees_the_nearest_pixel():
+    b = GraphBuilder("n", training=False)
+    x = b.input("x", (1, 3, 3, 1))
+    y = b.conv2d(x, 2, 2, padding=(2, 2, 2, 2), padding_mode="edge")
+    told = receptive.fields(b.finish(logits=y))[y]
+    assert told.rows.tolist() == [[0, 0], [0, 0], [0, 1], [1, 2], [2, 2], [2, 2]]
+
+
 def test_fields__of_what_imported_networks_bring():
     b = GraphBuilder("n", training=False)
     x = b.input("x", (1, 6, 6, 1))
