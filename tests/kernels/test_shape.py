@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from calls import call_of, compare_oracles, same_bits
+from calls import DTYPES, call_of, compare_oracles, same_bits
 from cases import shape as cases
 from cases.draw import ALL, CHUNKS, Draw
 from gradcheck import adjoint
@@ -74,6 +76,13 @@ def test_reduce_sum__of_many_terms(backend, shape, kinds):
     draw = Draw("long sums")
     for call in cases.sums(draw, shape, kinds, "float32"):
         backend.verify(call)
+
+
+@pytest.mark.parametrize(("shape", "kinds"), [((3, 5000), ".r"), ((5000, 3), "r.")])
+def test_reduce_sum__of_many_terms_is_rounded_once(backend, shape, kinds):
+    (call,) = cases.sums(Draw("long sums"), shape, kinds, "bfloat16")
+    out = backend.verify(replace(call, types={}))["out"]
+    assert (out == call.oracle()["out"].astype(DTYPES["bfloat16"])).all()
 
 
 @pytest.mark.parametrize(
