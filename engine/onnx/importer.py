@@ -22,6 +22,12 @@ from .tensor import Tensor, laid
 
 MOST_VALUE = 2**34  # bytes of one activation
 MOST_FOLDED = 2**24  # numbers in a constant that is computed
+MOST_WEIGHTS = 2**33  # bytes of all weights
+
+FOLDED = {  # operations that constants go through as constants
+    "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Gather", "Identity", "Mul", "Reshape",
+    "Squeeze", "Sum", "Transpose", "Unsqueeze",
+}  # fmt: skip
 
 Operand = Tensor | np.ndarray
 Translation = Callable[["Importer", Op], Sequence[Any]]
@@ -53,6 +59,7 @@ class Importer:
         self.arrays: dict[str, np.ndarray] = {}
         self.batch: tuple[int, int] | None = None  # images: as the file says, as there are
         self._known: dict[str, Any] = dict(model.constants)
+        self._bytes = 0
         self._layers: set[str] = set()
         self._absorbed: dict[Op, str] = {}
         self._frozen: dict[str, Value] = {}
@@ -60,7 +67,7 @@ class Importer:
     def run(self, inputs: Mapping[str, Operand]) -> dict[str, Operand]:
         """Write all operations; `inputs` by name. Returns the outputs. Raises: InputError."""
         self._known.update(inputs)
-        for op in sorted(self.model.ops, key=lambda op: op.kind != "Constant"):
+        for op in self._constants_first():
             if op in self._absorbed:
                 self._known[op.outputs[0]] = self._known[self._absorbed[op]]
                 continue
@@ -77,6 +84,16 @@ class Importer:
                 is_number = isinstance(result, np.generic)
                 self._known[name] = np.asarray(result) if is_number else result
         return {name: self._known[name] for name in self.model.outputs}
+
+    def _constants_first(self) -> list[Op]:
+        """The operations in an order in which layers find all constants behind them known."""
+        known, early = {"", *self.model.constants}, []
+        for op in self.model.ops:
+            if op.kind in FOLDED and known.issuperset(op.inputs):
+                known.update(op.outputs)
+                early.append(op)
+        done = set(early)
+        return [*early, *(op for op in self.model.ops if op not in done)]
 
     def told(self, op: Op) -> str:
         """The operation, for people."""
@@ -163,6 +180,9 @@ class Importer:
 
     def weights(self, name: str, array: np.ndarray, told: str) -> None:
         """Keep the starting values of a parameter or state. Raises: InputError for NaN."""
+        self._bytes += array.nbytes
+        if self._bytes > MOST_WEIGHTS:
+            raise InputError(f"the network has more than {MOST_WEIGHTS} bytes of weights")
         if not np.isfinite(array).all():
             raise InputError(f"{told} holds numbers that are not finite (NaN or infinite)")
         self.arrays[name] = array

@@ -126,18 +126,27 @@ def bias_behind(i: Importer, op: Op, length: int, shape: tuple[int, ...]) -> np.
 
     `shape` is the one that it must broadcast to without repeating anything but a single number.
     """
-    user = i.only_user(op)
-    if user is None or user.kind != "Add" or len(user.inputs) != 2:
+    found = _behind(i, "Add", op, length, shape)
+    if found is None:
         return None
-    other = user.inputs[1 - user.inputs.index(op.outputs[0])]
-    found = i.constant_called(other)
+    i.absorb(found[0], op.outputs[0])
+    return found[1]
+
+
+def _behind(
+    i: Importer, kind: str, op: Op, length: int, shape: tuple[int, ...]
+) -> tuple[Op, np.ndarray] | None:
+    """(the Add or Mul that is all that reads the result of `op`, its constant), if there is one."""
+    user = i.only_user(op)
+    if user is None or user.kind != kind or len(user.inputs) != 2:
+        return None
+    found = i.constant_called(user.inputs[1 - user.inputs.index(op.outputs[0])])
     if found is None or found.size not in (1, length) or found.dtype.kind != "f":
         return None
-    ends = (1,) * (len(shape) - found.ndim) + found.shape
-    if len(ends) != len(shape) or (found.size == length and ends != shape):
+    widened = (1,) * (len(shape) - found.ndim) + found.shape
+    if len(widened) != len(shape) or (found.size == length and widened != shape):
         return None
-    i.absorb(user, op.outputs[0])
-    return found
+    return user, found
 
 
 @translates("BatchNormalization")
@@ -154,9 +163,19 @@ def _batch_norm(i: Importer, op: Op) -> Sequence[Tensor]:
     image = value if len(pixels) == 2 else i.b.reshape(value, (n, 1, math.prod(pixels), c))
     eps, momentum = op.get("epsilon", 1e-5), op.get("momentum", 0.9)
     made = i.b.batch_norm(image, eps=eps, momentum=1 - momentum, name=layer)
-    for index, name in enumerate(("gamma", "beta", "running_mean", "running_var"), start=1):
-        told = f"{name} {op.inputs[index]!r}"
-        i.weights(f"{layer}/{name}", vector(i.constant(op, index), c), told)
+    gamma, beta, mean, var = (vector(i.constant(op, index), c) for index in range(1, 5))
+    shape = (1, c, *(1 for _ in pixels))
+    if (scale := _behind(i, "Mul", op, c, shape)) is not None:  # a scale layer, as Caffe has it
+        i.absorb(scale[0], op.outputs[0])
+        gamma, beta = (array * vector(scale[1], c) for array in (gamma, beta))
+    shift = _behind(i, "Add", scale[0] if scale else op, c, shape)
+    if shift is not None:
+        i.absorb(shift[0], op.outputs[0])
+        beta = beta + vector(shift[1], c)
+    for name, array in (
+        ("gamma", gamma), ("beta", beta), ("running_mean", mean), ("running_var", var)
+    ):  # fmt: skip
+        i.weights(f"{layer}/{name}", array, f"{name} of {op.name!r}")
     return [laid(reshaped(i.b, made, value.shape), last)]
 
 

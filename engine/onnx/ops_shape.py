@@ -1,6 +1,6 @@
 """Operations that move, cut or rename: Reshape, Transpose, Concat, Pad and their kin.
 
-Those that people use to compute shapes (Shape, Gather, Cast, Slice) are for constants only.
+Those by which files compute shapes (Shape, Gather, Cast, ConstantOfShape) are for constants only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import InputError
-from .importer import Importer, Operand, translates
+from .importer import MOST_WEIGHTS, Importer, Operand, translates
 from .ops_elementwise import normal
 from .ops_layers import Padded
 from .reader import Op, require
@@ -203,6 +203,17 @@ def _padded(
 def _shape(i: Importer, op: Op) -> Sequence[np.ndarray]:
     shape = _shape_of(_settled(i, op))
     return [np.asarray(shape[op.get("start", 0) : op.get("end", len(shape))], np.int64)]
+
+
+@translates("ConstantOfShape")
+def _constant_of_shape(i: Importer, op: Op) -> Sequence[np.ndarray]:
+    shape = tuple(int(size) for size in i.constant(op, 0).reshape(-1))
+    value = op.get("value", np.zeros(1, np.float32))
+    if min(shape, default=0) < 0 or value.size != 1:
+        raise InputError(f"{list(shape)} of {list(value.shape)} is no shape of one number")
+    if math.prod(shape) * value.itemsize > MOST_WEIGHTS:
+        raise InputError(f"{list(shape)} would take more than {MOST_WEIGHTS} bytes")
+    return [np.broadcast_to(value.reshape(()), shape)]  # takes no memory
 
 
 @translates("Gather")
