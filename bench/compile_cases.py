@@ -20,6 +20,7 @@ from ..kernels.spec import (
     Clip,
     Dropout,
     LeakyRelu,
+    LossScale,
     MaxPool2d,
     Pad,
     SoftmaxCrossEntropy,
@@ -245,11 +246,16 @@ def _loss(array: Make, dtype: str) -> Iterator[Case]:
 def _updates(array: Make, low: str) -> Iterator[Case]:
     count = 2**25
     w, g, m, v = (array("float32", count) for _ in range(4))
-    lr, scale = array("float32", 1), array("float32", 1)
+    lr, scale, skip = array("float32", 1), array("float32", 1), array("int32", 1)
     shared = {"w": w, "g": g, "v": v, "low": array(low, count), "lr": lr, "grad_scale": scale}
+    shared["skip"] = skip
     shared["decay_until"] = count // 2
     yield "arena", "sgd_update", {**shared, "op": SGD(nesterov=True, weight_decay=1e-4)}
     yield "arena", "adamw_update", {**shared, "m": m, "step": array("int64", 1), "op": AdamW()}
+    flags, good, out = array("int32", 256), array("int32", 1), array("float32", 1)
+    yield "arena", "non_finite", {"x": g, "out": flags}
+    decided = {"flags": flags, "scale": scale, "good": good, "out": out, "skip": skip}
+    yield "arena", "loss_scale", {**decided, "op": LossScale()}
 
 
 FAMILIES = [_pools, _dense, _norms, _elementwise, _shapes, _activations, _pictures, _loss]

@@ -85,12 +85,11 @@ class TorchTwin:
         for node in self.graph.nodes:
             if node.op == "softmax_cross_entropy":
                 self.smoothing = node["op"].label_smoothing
-                if node["grad_scale"] is None:
-                    continue
-                weight = self.graph.loss_weights.get(node["grad_scale"].name)
-                if weight is None:
+                if node["grad_scale"] is not None:
                     raise UnsupportedError("torch twin: no loss scaling; build with scaled=False")
-                self._auxiliary.append((self._values[node["logits"]].node, weight))
+                if node["loss"] is not self.graph.outputs.get("loss"):
+                    head = self._values[node["logits"]].node
+                    self._auxiliary.append((head, node["op"].weight))
                 continue
             self._values[node.out] = self._emit(node)
         logits = self._values[self.graph.outputs["logits"]].node

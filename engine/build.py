@@ -20,6 +20,8 @@ from .errors import InputError
 from .geometry import Padding, Size, four, two
 from .ir import Graph, Node, Value
 
+GRAD_SCALE = "grad_scale"  # the input that multiplies all gradients
+
 
 class GraphBuilder(Ops):
     """Collects the nodes of one network for one batch size.
@@ -123,13 +125,11 @@ class GraphBuilder(Ops):
             "labels": labels,
             "loss": loss,
             "dlogits": dlogits if self.training else None,
-            "op": spec.SoftmaxCrossEntropy(label_smoothing),
+            "op": spec.SoftmaxCrossEntropy(label_smoothing, weight),
         }
-        if self.training and not main:
-            arguments["grad_scale"] = self.input(f"{name}/grad_scale", (1,), dtype)
-            self._loss_weights[f"{name}/grad_scale"] = weight
-        elif self.training and scaled:
-            arguments["grad_scale"] = self.input("grad_scale", (1,), dtype)
+        if self.training and scaled:
+            given = (v for v in self._inputs if v.name == GRAD_SCALE)
+            arguments["grad_scale"] = next(given, None) or self.input(GRAD_SCALE, (1,), dtype)
         node = Node("softmax_cross_entropy", name, arguments)
         with self._told(name):
             spec.softmax_cross_entropy(**arguments)
@@ -140,6 +140,6 @@ class GraphBuilder(Ops):
         """The graph, with the values that callers will read under these names."""
         return Graph(
             self.name, tuple(self._inputs), tuple(self._keys), tuple(self._params.values()),
-            tuple(self._states), tuple(self._nodes), outputs, dict(self._loss_weights),
+            tuple(self._states), tuple(self._nodes), outputs,
             constants=dict(self._constants),
         )  # fmt: skip

@@ -36,7 +36,6 @@ class Nodes:
         self._states: list[Value] = []
         self._nodes: list[Node] = []
         self.auxiliaries: list[tuple[Value, float]] = []
-        self._loss_weights: dict[str, float] = {}
         self._constants: dict[str, tuple[float, ...]] = {}
 
     def input(self, name: str, shape: tuple[int, ...], dtype: str | None = None) -> Value:

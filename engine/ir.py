@@ -225,7 +225,6 @@ class Graph:
     """A network, or its training step, for one batch size.
 
     `outputs` names what the caller reads; the gradient of parameter p is called `grad/p`.
-    `loss_weights`: name of an input → the weight of the loss beside the main one that it scales;
     `constants`: name of an input that never changes → its values.
     """
 
@@ -236,7 +235,6 @@ class Graph:
     states: tuple[Value, ...] = ()
     nodes: tuple[Node, ...] = ()
     outputs: Mapping[str, Value] = field(default_factory=dict)
-    loss_weights: Mapping[str, float] = field(default_factory=dict)
     derived: tuple[Derived, ...] = ()
     constants: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 

@@ -43,7 +43,6 @@ class Feeds:
     def __init__(self, graph: Graph, dtype: str, device: Device) -> None:
         """Lay out the block of a graph; `dtype` is the learning rate's. Nothing is allocated."""
         self.device = device
-        self.loss_weights = graph.loss_weights
         self.constants = graph.constants
         self._words = np.empty((len(graph.keys), 4), np.uint32)  # of the keys: seed, step, stream
         self._words[:, 3] = np.arange(len(graph.keys))
@@ -86,8 +85,6 @@ class Feeds:
         """Fill the views of a block on the host. An input that is left out keeps its values."""
         for name, values in inputs.items():
             views[name][...] = values
-        for name, weight in self.loss_weights.items():
-            views[name][...] = weight * inputs.get("grad_scale", np.ones(1))
         if KEYS in views:
             self._words[:, :3] = philox.key(seed, step, 0)[:3]
             views[KEYS][...] = self._words

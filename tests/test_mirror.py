@@ -41,6 +41,7 @@ WRITES = {
     "dense_dgrad": {"out": "out", "db": "out"},
     "max_pool2d": {"out": "out", "code": "out"},
     "softmax_cross_entropy": {"loss": "out", "dlogits": "out"},
+    "loss_scale": {"scale": "inout", "good": "inout", "out": "out", "skip": "out"},
     "sgd_update": {"w": "inout", "v": "inout", "low": "out"},
     "adamw_update": {"w": "inout", "m": "inout", "v": "inout", "low": "out"},
 }

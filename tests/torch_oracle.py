@@ -321,8 +321,10 @@ def softmax_cross_entropy(logits, labels, op, grad_scale=None):
     leaf, target = _vector(logits).requires_grad_(), torch.from_numpy(labels.astype(np.int64))
     smoothing = op.label_smoothing
     loss = F.cross_entropy(leaf, target, reduction="none", label_smoothing=smoothing)
-    scale = 1.0 if grad_scale is None else float(grad_scale[0])
-    (dlogits,) = _backward(loss.sum() / max(1, len(logits)), torch.tensor(scale).double(), leaf)
+    scale = op.weight * (1.0 if grad_scale is None else float(grad_scale[0]))
+    (dlogits,) = _backward(
+        loss.sum() / max(1, len(logits)), torch.tensor(scale, dtype=torch.float64), leaf
+    )
     return {"loss": loss.detach().numpy(), "dlogits": dlogits.numpy()}
 
 
@@ -346,7 +348,9 @@ def _joined(tensors):
     return torch.cat(list(tensors)).detach().numpy()
 
 
-def sgd_update(w, g, v, lr, op, decay_until, grad_scale=None):
+def sgd_update(w, g, v, lr, op, decay_until, grad_scale=None, skip=None):
+    if skip is not None and skip[0] != 0:
+        return {"w": w, "v": v, "low": w}
     settings = {"momentum": op.momentum, "nesterov": op.nesterov}
     state = {"momentum_buffer": v}
     stepper, parts = _step(
@@ -359,7 +363,9 @@ def sgd_update(w, g, v, lr, op, decay_until, grad_scale=None):
     return found
 
 
-def adamw_update(w, g, m, v, lr, step, op, decay_until, grad_scale=None):
+def adamw_update(w, g, m, v, lr, step, op, decay_until, grad_scale=None, skip=None):
+    if skip is not None and skip[0] != 0:
+        return {"w": w, "m": m, "v": v, "low": w}
     settings = {"betas": (op.beta1, op.beta2), "eps": op.eps}
     state = {"exp_avg": m, "exp_avg_sq": v}
     stepper, parts = _step(

@@ -18,7 +18,7 @@ from ...kernels import spec
 Arguments = Mapping[str, Any]
 EXACT = {
     *("relu", "relu_backward", "clip", "clip_backward", "cast", "max_pool2d"),
-    *("concat", "channel_slice", "transpose", "pad", "broadcast"),
+    *("concat", "channel_slice", "transpose", "pad", "broadcast", "non_finite", "loss_scale"),
 }
 
 
@@ -130,7 +130,7 @@ def _lrn_backward(a: Arguments) -> dict[str, Bound]:
 def _loss(a: Arguments) -> dict[str, Bound]:
     n, k = a["logits"].shape
     given = a.get("grad_scale")
-    scale = 1.0 if given is None else float(given[0])
+    scale = a["op"].weight * (1.0 if given is None else float(given[0]))
     # a sure prediction leaves the difference of two numbers near 1, or of two near a logit
     return {
         "loss": Bound(k, rms(a["logits"]) + math.log(k)),
@@ -206,7 +206,8 @@ def bounds(function: str, arguments: Arguments) -> dict[str, Bound]:
     """
     rules: dict[str, Bound]
     if function in EXACT:
-        rules = dict.fromkeys(("out", "code"), Bound(exact=True))
+        names = ("out", "code", "scale", "good", "skip")
+        rules = dict.fromkeys(names, Bound(exact=True))
     else:
         rules = RULES[function](arguments)
     kinds = spec.directions(function)

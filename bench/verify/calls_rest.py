@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...kernels import philox, spec
-from ...kernels.spec import SGD, AdamW, BatchNorm, Dropout, SoftmaxCrossEntropy
+from ...kernels.spec import SGD, AdamW, BatchNorm, Dropout, LossScale, SoftmaxCrossEntropy
 from .draw import Draw
 from .shapes import Classes, Map
 
@@ -94,7 +94,7 @@ def softmax_cross_entropy(draw: Draw, g: Classes) -> Arguments:
         "labels": draw.rng.integers(0, g.k, g.n).astype(np.int32),
         "loss": draw.out((g.n,), draw.sums),
         "dlogits": draw.out((g.n, g.k)) if draw.chance(0.8) else None,
-        "op": SoftmaxCrossEntropy(draw.pick(0.0, 0.1)),
+        "op": SoftmaxCrossEntropy(draw.pick(0.0, 0.1), draw.pick(1.0, 0.3)),
         "grad_scale": draw.wide_vector(draw.pick(2.0, 1024.0)) if draw.chance(0.4) else None,
     }
 
@@ -182,6 +182,27 @@ def _arena(draw: Draw, g: Map) -> Arguments:
         "lr": draw.wide_vector(draw.pick(1e-3, 0.1)),
         "decay_until": int(draw.rng.integers(0, count + 1)),
         "grad_scale": draw.wide_vector(draw.pick(0.5, 1024.0)) if draw.chance(0.4) else None,
+        "skip": np.array([draw.pick(0, 1)], np.int32) if draw.chance(0.4) else None,
+    }
+
+
+def non_finite(draw: Draw, g: Map) -> Arguments:
+    """Gradients, half of the time with infinities and NaN among them, in several parts."""
+    shape = (math.prod(g.x),)
+    x = draw.rough(shape) if draw.chance(0.5) else draw.normal(shape)
+    return {"x": x, "out": draw.out((draw.pick(1, 7, 256),), "int32")}
+
+
+def loss_scale(draw: Draw, g: Map) -> Arguments:
+    """A step with or without overflow, before a doubling or not."""
+    flags = draw.rng.random(max(1, g.x[3])) < draw.pick(0.0, 0.3)
+    return {
+        "flags": flags.astype(np.int32),
+        "scale": draw.wide_vector(draw.pick(1.0, 65536.0)),
+        "good": np.array([draw.pick(0, 5, 1999)], np.int32),
+        "out": draw.out((1,), draw.sums),
+        "skip": draw.out((1,), "int32"),
+        "op": LossScale(),
     }
 
 

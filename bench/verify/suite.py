@@ -24,7 +24,7 @@ from .judge import Question, Verdict
 
 KINDS = ("float32", "float16", "bfloat16")
 PRODUCTS = ("conv2d", "conv2d_dgrad", "conv2d_wgrad", "conv2d_relu_pool")  # have a precision
-UPDATES = ("sgd_update", "adamw_update")
+UPDATES = ("sgd_update", "adamw_update", "loss_scale")
 Row = dict[str, Any]
 
 

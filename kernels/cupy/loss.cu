@@ -4,7 +4,7 @@
 // and for the gradient; after the first walk the row is in the cache.
 //
 //     loss = log(sum exp(z - m)) - (1 - s) * (z[label] - m) - s * (mean(z) - m)
-//     dlogits = (exp(z - m) / sum - (1 - s) * onehot(label) - s / K) / N * grad_scale
+//     dlogits = (exp(z - m) / sum - (1 - s) * onehot(label) - s / K) * weight / N * grad_scale
 //
 // A label that is no class cannot be refused without waiting for the GPU: it makes NaN.
 #include "group.cuh"
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(THREADS) softmax_cross_entropy_kernel(
     float* loss,              // [N]
     T* dlogits,               // [N, K] or null
     const float* grad_scale,  // [1] or null
-    int images, int classes, float smoothing, float share  // share: 1 / N
+    int images, int classes, float smoothing, float share  // share: weight / N
 ) {
     const int lane = threadIdx.x % 32;
     const int image = blockIdx.x * (THREADS / 32) + threadIdx.x / 32;

@@ -28,5 +28,5 @@ def softmax_cross_entropy(
     launch(
         Kernel("loss.cu", f"softmax_cross_entropy_kernel<{type_name(logits)}>"),
         *(cdiv(images, IMAGES), THREADS, logits, labels, loss, dlogits, grad_scale),
-        *(images, classes, float(op.label_smoothing), 1.0 / max(images, 1)),
+        *(images, classes, float(op.label_smoothing), op.weight / max(images, 1)),
     )

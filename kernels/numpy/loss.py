@@ -37,7 +37,7 @@ def softmax_cross_entropy(
     rule = f"labels must lie in 0 … {classes - 1}"
     require(inside, "softmax_cross_entropy", rule, smallest=low, largest=high)
     smoothing = op.label_smoothing
-    scale = (1.0 if grad_scale is None else float(grad_scale[0])) / n
+    scale = op.weight / n * (1.0 if grad_scale is None else float(grad_scale[0]))
 
     def run(i: int, j: int) -> None:
         z = widen(logits[i:j])

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .. import spec
-from ..spec import SGD, AdamW
+from ..spec import SGD, AdamW, LossScale
 from ..spec.contract import Array, InOut, Out
 from .compute import for_chunks, scratch, store
 
@@ -23,6 +23,15 @@ def _for_chunks(m: int, decay_until: int, decay: float, step: Callable[..., None
     """Run `step(i, j, weight decay)` over chunks [i, j) that lie on one side of `decay_until`."""
     for_chunks(decay_until, CHUNK, lambda i, j: step(i, j, decay))
     for_chunks(m - decay_until, CHUNK, lambda i, j: step(decay_until + i, decay_until + j, 0.0))
+
+
+def _skipped(w: np.ndarray, low: np.ndarray | None, skip: np.ndarray | None) -> bool:
+    """Whether the step is left out; `low` then receives w as it is."""
+    if skip is None or not skip[0]:
+        return False
+    if low is not None:
+        for_chunks(w.size, CHUNK, lambda i, j: store(w[i:j], low[i:j]))
+    return True
 
 
 @spec.implements(spec.sgd_update)
@@ -36,8 +45,11 @@ def sgd_update(
     op: SGD,
     decay_until: int,
     grad_scale: Array | None = None,
+    skip: Array | None = None,
 ) -> None:
     """One SGD step with (Nesterov) momentum and weight decay; see `spec.SGD` for the formula."""
+    if _skipped(w, low, skip):
+        return
     rate = float(lr[0])
 
     def step(i: int, j: int, decay: float) -> None:
@@ -76,8 +88,11 @@ def adamw_update(
     op: AdamW,
     decay_until: int,
     grad_scale: Array | None = None,
+    skip: Array | None = None,
 ) -> None:
     """One AdamW step; see `spec.AdamW` for the formula. Bias corrections are float64 scalars."""
+    if _skipped(w, low, skip):
+        return
     rate, t = float(lr[0]), int(step[0])
     rate_of_mean = rate / (1.0 - op.beta1**t)
     root_of_correction = math.sqrt(1.0 - op.beta2**t)
@@ -106,3 +121,29 @@ def adamw_update(
             store(wc, low[i:j])
 
     _for_chunks(w.size, decay_until, op.weight_decay, run)
+
+
+@spec.implements(spec.non_finite)
+def non_finite(x: Array, out: Out) -> None:
+    """A part is looked at as a whole, the parts side by side."""
+    of_part = -(-x.size // out.size)
+
+    def run(i: int, j: int) -> None:
+        for part in range(i, j):
+            out[part] = not np.isfinite(x[part * of_part : (part + 1) * of_part]).all()
+
+    for_chunks(out.size, max(1, CHUNK // max(of_part, 1)), run)
+
+
+@spec.implements(spec.loss_scale)
+def loss_scale(
+    flags: Array, scale: InOut, good: InOut, out: Out, skip: Out, *, op: LossScale
+) -> None:
+    """A handful of numbers."""
+    out[0] = scale[0]
+    skip[0] = flags.any()
+    good[0] = 0 if skip[0] else good[0] + 1
+    if skip[0]:
+        scale /= 2
+    elif good[0] % op.growth_steps == 0:
+        scale *= 2

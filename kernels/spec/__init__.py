@@ -65,7 +65,7 @@ from .pool import (
     max_pool2d_backward,
 )
 from .shape import Pad, broadcast, pad, reduce_sum, transpose
-from .update import SGD, AdamW, adamw_update, sgd_update
+from .update import SGD, AdamW, LossScale, adamw_update, loss_scale, non_finite, sgd_update
 
 __all__ = [
     "CONTRACTS",
@@ -81,6 +81,7 @@ __all__ = [
     "Conv2d",
     "Dropout",
     "LeakyRelu",
+    "LossScale",
     "MaxPool2d",
     "Pad",
     "SoftmaxCrossEntropy",
@@ -115,12 +116,14 @@ __all__ = [
     "implements",
     "leaky_relu",
     "leaky_relu_backward",
+    "loss_scale",
     "lrn",
     "lrn_backward",
     "max_pool2d",
     "max_pool2d_backward",
     "mul",
     "nbytes",
+    "non_finite",
     "normalise",
     "pad",
     "prelu",

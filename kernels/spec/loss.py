@@ -7,6 +7,7 @@ With K classes, smoothing s and target t = (1 - s) * onehot(label) + s / K:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from ..errors import require
@@ -26,17 +27,27 @@ from .contract import (
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy:
-    """`label_smoothing` in [0, 1) spreads that share of the target over all classes."""
+    """`label_smoothing` in [0, 1) spreads that share of the target over all classes.
+
+    `weight` multiplies the gradient, of a loss beside the main one; the loss is told without it.
+    """
 
     label_smoothing: float = 0.0
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the parameter. Raises: ShapeError."""
+        """Check the parameters. Raises: ShapeError."""
         require(
             0.0 <= self.label_smoothing < 1.0,
             "softmax_cross_entropy",
             "label_smoothing must be in [0, 1)",
             label_smoothing=self.label_smoothing,
+        )
+        require(
+            math.isfinite(self.weight),
+            "softmax_cross_entropy",
+            "weight must be finite",
+            weight=self.weight,
         )
 
 
@@ -53,9 +64,10 @@ def softmax_cross_entropy(
     """The loss of every image and, in the same pass, the gradient of their mean.
 
     logits and dlogits [N,K] of one float type; labels int32 [N] in 0 … K-1; loss [N] of the
-    accumulator's type, unscaled. `grad_scale` [1] of the accumulator's type multiplies dlogits
-    (loss scaling for float16). dlogits may be None (evaluation). Labels are checked where data are
-    loaded; a backend that can look at them for free raises ShapeError for one out of range.
+    accumulator's type, unscaled. dlogits is `op.weight` times the gradient; `grad_scale` [1] of the
+    accumulator's type multiplies it, too (loss scaling for float16). dlogits may be None
+    (evaluation). Labels are checked where data are loaded; a backend that can look at them for free
+    raises ShapeError for one out of range.
 
     Raises: ShapeError, DTypeError.
     """

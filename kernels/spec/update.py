@@ -80,6 +80,25 @@ class AdamW:
         )
 
 
+@dataclass(frozen=True)
+class LossScale:
+    """Dynamic loss scaling (Micikevicius et al. 2018): halved by an overflow, doubled after a time.
+
+    That is: after every `growth_steps` steps in a row without one.
+    """
+
+    growth_steps: int = 2000
+
+    def __post_init__(self) -> None:
+        """Check the parameter. Raises: ShapeError."""
+        require(
+            isinstance(self.growth_steps, int) and self.growth_steps >= 1,
+            "loss_scale",
+            "growth_steps must be an integer >= 1",
+            growth_steps=self.growth_steps,
+        )
+
+
 def _arenas(
     name: str,
     w: Array,
@@ -87,6 +106,7 @@ def _arenas(
     low: Array | None,
     lr: Array,
     grad_scale: Array | None,
+    skip: Array | None,
     decay_until: int,
     **states: Array,
 ) -> None:
@@ -95,8 +115,9 @@ def _arenas(
     if dtype not in ("float64", "float32"):
         raise DTypeError(f"{name}: arenas must be float64 or float32, not {dtype}")
     has_shape(name, tuple(w.shape), g=g, low=low, **states)
-    has_shape(name, (1,), lr=lr, grad_scale=grad_scale)
+    has_shape(name, (1,), lr=lr, grad_scale=grad_scale, skip=skip)
     has_dtype(name, dtype, lr=lr, grad_scale=grad_scale)
+    has_dtype(name, "int32", skip=skip)
     if low is not None and dtype_name(low) not in FLOATS:
         raise DTypeError(f"{name}: low must be one of {', '.join(FLOATS)}, not {dtype_name(low)}")
     require(
@@ -121,15 +142,17 @@ def sgd_update(
     op: SGD,
     decay_until: int,
     grad_scale: Array | None = None,
+    skip: Array | None = None,
 ) -> None:
     """One SGD step over the arena.
 
     w, g, v [M] float32 or float64; lr [1] of the same type; `grad_scale` [1]: g is divided by it
     first; `low` [M], 16-bit or None: receives the new w, rounded (the copy that kernels read).
+    Where `skip` int32 [1] is not 0, w and the state stay as they are.
 
     Raises: ShapeError, DTypeError.
     """
-    _arenas("sgd_update", w, g, low, lr, grad_scale, decay_until, v=v)
+    _arenas("sgd_update", w, g, low, lr, grad_scale, skip, decay_until, v=v)
 
 
 @contract()
@@ -145,6 +168,7 @@ def adamw_update(
     op: AdamW,
     decay_until: int,
     grad_scale: Array | None = None,
+    skip: Array | None = None,
 ) -> None:
     """One AdamW step over the arena.
 
@@ -153,6 +177,46 @@ def adamw_update(
 
     Raises: ShapeError, DTypeError.
     """
-    _arenas("adamw_update", w, g, low, lr, grad_scale, decay_until, m=m, v=v)
+    _arenas("adamw_update", w, g, low, lr, grad_scale, skip, decay_until, m=m, v=v)
     has_shape("adamw_update", (1,), step=step)
     has_dtype("adamw_update", "int64", step=step)
+
+
+@contract()
+def non_finite(x: Array, out: Out) -> None:
+    """out[i] = 1 where part i of x has an infinity or a NaN, else 0.
+
+    x [M] of a float type; out int32 [P], P at least 1. Part i is x[i * L : (i + 1) * L], L being
+    M / P rounded up.
+
+    Raises: ShapeError, DTypeError.
+    """
+    has_rank("non_finite", 1, x=x, out=out)
+    same_float("non_finite", x=x)
+    has_dtype("non_finite", "int32", out=out)
+    require(out.shape[0] >= 1, "non_finite", "out needs at least one element", out=out.shape)
+    contiguous("non_finite", x=x, out=out)
+    disjoint("non_finite", out, x=x)
+
+
+@contract()
+def loss_scale(
+    flags: Array, scale: InOut, good: InOut, out: Out, skip: Out, *, op: LossScale
+) -> None:
+    """What becomes of a step whose loss was multiplied by `scale`, and of the scale.
+
+    flags int32 [P], not 0 where gradients overflowed (`non_finite`). skip int32 [1]: 1 if one of
+    them did, else 0; out [1] like scale receives what this step's gradients are divided by. scale
+    float32 or float64 [1] is halved after an overflow; good int32 [1] counts the steps in a row
+    without one, and when `op.growth_steps` divides it, scale is doubled.
+
+    Raises: ShapeError, DTypeError.
+    """
+    has_rank("loss_scale", 1, flags=flags)
+    has_shape("loss_scale", (1,), scale=scale, good=good, out=out, skip=skip)
+    has_dtype("loss_scale", "int32", flags=flags, good=good, skip=skip)
+    dtype = same_float("loss_scale", scale=scale, out=out)
+    if dtype not in ("float64", "float32"):
+        raise DTypeError(f"loss_scale: scale and out must be float64 or float32, not {dtype}")
+    contiguous("loss_scale", flags=flags, scale=scale, good=good, out=out, skip=skip)
+    disjoint("loss_scale", out, flags=flags, scale=scale, good=good, skip=skip)

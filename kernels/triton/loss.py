@@ -6,7 +6,7 @@ running maximum m and the sum of exp(z - m), scaled down whenever m grows (Milak
 writes the gradient:
 
     loss = log(sum exp(z - m)) - (1 - s) * (z[label] - m) - s * (mean(z) - m)
-    dlogits = (exp(z - m) / sum - (1 - s) * onehot(label) - s / K) / N * grad_scale
+    dlogits = (exp(z - m) / sum - (1 - s) * onehot(label) - s / K) * weight / N * grad_scale
 
 A label that is no class cannot be refused without waiting for the GPU: it makes NaN.
 """
@@ -35,7 +35,7 @@ def _softmax_cross_entropy_kernel(
     images,
     classes,
     smoothing,
-    share,  # 1 / N
+    share,  # weight / N
     SMOOTH: tl.constexpr,  # smoothing > 0: else 0 * -inf would be NaN
     BLOCK_IMAGES: tl.constexpr,
     BLOCK_CLASSES: tl.constexpr,
@@ -97,7 +97,7 @@ def softmax_cross_entropy(
         _softmax_cross_entropy_kernel,
         cdiv(images, rows),
         *(logits, labels, loss, dlogits, grad_scale),
-        *(images, classes, op.label_smoothing, 1.0 / max(images, 1)),
+        *(images, classes, op.label_smoothing, op.weight / max(images, 1)),
         SMOOTH=op.label_smoothing > 0,
         BLOCK_IMAGES=rows,
         BLOCK_CLASSES=columns,

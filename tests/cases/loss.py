@@ -35,12 +35,14 @@ def calls(draw: Draw, sizes: tuple[int, int, float, float], dtype: str) -> Itera
     inputs: dict[str, Any] = {
         "logits": logits,
         "labels": draw.rng.integers(0, k, n).astype(np.int32),
-        "op": SoftmaxCrossEntropy(smoothing),
     }
     scale = 1.0
     if draw.chance(0.4):
         scale = draw.pick(2.0, 128.0, 1024.0)
         inputs["grad_scale"] = np.array([scale], DTYPES[sums])
+    weight = draw.pick(1.0, 1.0, 0.3)
+    inputs["op"] = SoftmaxCrossEntropy(smoothing, weight)
+    scale *= weight
     yield Call(
         draw.label,
         "softmax_cross_entropy",

@@ -1,4 +1,4 @@
-"""Calls of the optimizers' updates over an arena."""
+"""Calls of the optimizers' updates over an arena, and of loss scaling beside them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from calls import DTYPES, Call
 
-from cnnengine.kernels.spec import SGD, AdamW
+from cnnengine.kernels.spec import SGD, AdamW, LossScale
 
 from .draw import ALL, Draw, fuzzer, rms
 
@@ -37,6 +37,10 @@ def calls(
     }
     if draw.chance(0.4):
         shared["grad_scale"] = np.array([draw.pick(0.5, 3.0, 1024.0)], DTYPES[dtype])
+    if draw.chance(0.4):
+        shared["skip"] = np.array([draw.pick(0, 1, -1)], np.int32)
+        if shared["skip"][0]:
+            g[draw.rng.random(elements) < 0.2] = draw.pick(np.inf, np.nan)
     want = ("low",) if draw.chance(0.5) else ()
     settings: dict[str, Any] = {"types": {"low": low}, "floor": {"w": rms(w), "low": rms(w)}}
     yield Call(
@@ -61,6 +65,26 @@ def calls(
         dtype,
         **settings,
     )
+    yield from scaling(draw, g, dtype)
+
+
+def scaling(draw: Draw, g: np.ndarray, dtype: str) -> Iterator[Call]:
+    """Looking for overflow in gradients, and the decision about a step and the next loss scale."""
+    x, parts = g.astype(DTYPES[draw.pick(dtype, "float16", "bfloat16")]), draw.integer(1, 9)
+    for bad in (np.inf, -np.inf, np.nan):
+        if x.size and draw.chance(0.3):
+            x[draw.integer(0, x.size - 1)] = bad
+    kind, out = str(x.dtype), {"out": "int32"}
+    yield Call(draw.label, "non_finite", {"x": x}, ("out",), kind, (parts,), types=out)
+    flags = draw.rng.random(draw.pick(1, 7, 300)) < draw.pick(0.0, 0.5)
+    inputs = {
+        "flags": flags.astype(np.int32) * draw.pick(1, -3),
+        "scale": np.array([draw.pick(2.0**15, 0.5)], DTYPES[dtype]),
+        "good": np.array([draw.pick(0, 3, 1999)], np.int32),
+        "op": LossScale(draw.pick(4, 2000)),
+    }
+    want, types = ("scale", "good", "out", "skip"), {"good": "int32", "skip": "int32"}
+    yield Call(draw.label, "loss_scale", inputs, want, dtype, types=types)
 
 
 def listed(name: str, dtype: str) -> Iterator[Call]:

@@ -8,7 +8,6 @@ from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
 from cnnengine.engine.models import build_graph, get_model, model_options
 from cnnengine.engine.network import Description, Network
-from cnnengine.engine.runner import Feeds
 
 CLASSES = 5
 
@@ -171,15 +170,12 @@ def _two_heads(b, classes, weight):
     return b.finish(logits=logits, loss=loss)
 
 
-def test_feeds__loss_scaling_multiplies_every_loss_by_its_weight():
+def test_auxiliary__weight_and_loss_scale_multiply_its_gradient():
     graph = _two_heads(GraphBuilder("heads"), 3, 0.25)
-    feeds = Feeds(graph, "float32", open_device("cpu"))
-    views = feeds.views(np.zeros(feeds.size, np.uint8))
-    feeds.write(views, {"grad_scale": np.array([8.0])}, seed=0, step=0)
-    assert views["grad_scale"] == 8.0
-    assert views["loss_auxiliary1/grad_scale"] == 2.0
-    feeds.write(views, {"grad_scale": np.array([2.0])}, seed=0, step=1)
-    assert views["loss_auxiliary1/grad_scale"] == 0.5
+    main, other = (n for n in graph.nodes if n.op == "softmax_cross_entropy")
+    assert (main["op"].weight, other["op"].weight) == (1.0, 0.25)
+    assert main["grad_scale"] is other["grad_scale"] is not None
+    assert [value.name for value in graph.inputs] == ["x", "labels", "grad_scale"]
 
 
 def test_auxiliary__has_no_place_in_inference():

@@ -44,6 +44,8 @@ def test_softmax_cross_entropy__gradient_is_the_slope_of_the_mean(backend, name)
     scale = 24.0
     call = with_inputs(call, grad_scale=np.array([scale]))
 
+    scale *= call.inputs["op"].weight
+
     def loss(logits):
         return scale * float(backend.outputs(with_inputs(call, logits=logits))["loss"].mean())
 

@@ -167,6 +167,7 @@ SETTINGS = [
     (Dropout, {"p": -0.1}, "p=-0.1"),
     (Dropout, {"p": float("nan")}, "p=nan"),
     (SoftmaxCrossEntropy, {"label_smoothing": 1.0}, "label_smoothing=1.0"),
+    (SoftmaxCrossEntropy, {"weight": float("inf")}, "weight must be finite; weight=inf"),
     (BatchNorm, {"eps": 0.0}, "batch_norm: eps must be > 0; eps=0.0"),
     (BatchNorm, {"momentum": 1.5}, "momentum=1.5"),
     (LRN, {"size": 0}, "lrn: size must be >= 1; size=0"),

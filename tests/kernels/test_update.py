@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from calls import DTYPES, call_of, compare_oracles
@@ -8,7 +10,7 @@ from cases.draw import ALL, CHUNKS, Draw
 from oracle.elementwise import round_to
 from tolerance import assert_close, assert_same
 
-from cnnengine.kernels.spec import SGD, AdamW
+from cnnengine.kernels.spec import SGD, AdamW, LossScale
 
 
 @pytest.mark.dtypes(*cases.ARENAS)
@@ -26,12 +28,17 @@ def test_update__fuzzed(backend, chunk):
 
 @pytest.mark.parametrize("name", cases.LISTED)
 def test_update_oracle__agrees_with_torch_on_listed_shapes(torch_oracle, name):
-    compare_oracles(torch_oracle, cases.listed(name, "float64"))
+    compare_oracles(torch_oracle, of_optimizers(cases.listed(name, "float64")))
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_update_oracle__agrees_with_torch(torch_oracle, chunk):
-    compare_oracles(torch_oracle, cases.fuzz(chunk, ALL))
+    compare_oracles(torch_oracle, of_optimizers(cases.fuzz(chunk, ALL)))
+
+
+def of_optimizers(calls):
+    """The calls that PyTorch has a counterpart of."""
+    return (call for call in calls if call.function in ("sgd_update", "adamw_update"))
 
 
 @pytest.mark.dtypes(*cases.ARENAS)
@@ -69,3 +76,30 @@ def test_adamw_update__first_step_is_the_sign_of_the_gradient(backend, dtype):
     op = AdamW(eps=1e-30, weight_decay=0.0)
     call = call_of("adamw_update", "w", "m", "v", **inputs, op=op, decay_until=3)
     assert_close("w", backend.outputs(call)["w"], np.array([-0.25, 0.25, -0.25]), dtype)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("where", [0, 2047, 2048, 4098])
+def test_non_finite__sees_one_number_of_many(backend, dtype, bad, where):
+    x = np.full(4099, 6e4, DTYPES[dtype])
+    call = replace(call_of("non_finite", x=x, out_shape=(2,)), types={"out": "int32"})
+    assert not backend.outputs(call)["out"].any()
+    x[where] = bad
+    assert backend.outputs(call)["out"].tolist() == [where < 2050, where >= 2050]
+
+
+@pytest.mark.dtypes(*cases.ARENAS)
+def test_loss_scale__halves_at_once_and_doubles_in_time(backend, dtype):
+    scale, good, seen = np.array([8.0], DTYPES[dtype]), np.array([0], np.int32), []
+    for overflow in (0, 1, 0, 0, 1, 0, 0):
+        call = call_of(
+            *("loss_scale", "scale", "good", "out", "skip"),
+            flags=np.array([0, overflow], np.int32), scale=scale, good=good, op=LossScale(2),
+        )  # fmt: skip
+        types = {"good": "int32", "skip": "int32", "out": dtype, "scale": dtype}
+        found = backend.outputs(replace(call, types=types, dtype=dtype))
+        assert found["out"] == scale
+        assert found["skip"] == overflow
+        scale, good = found["scale"], found["good"]
+        seen.append(float(scale[0]))
+    assert seen == [8.0, 4.0, 4.0, 8.0, 4.0, 4.0, 8.0]

@@ -44,7 +44,7 @@ from .pool import (
     max_pool2d_backward,
 )
 from .shape import broadcast, pad, reduce_sum, transpose
-from .update import adamw_update, sgd_update
+from .update import adamw_update, loss_scale, non_finite, sgd_update
 
 __all__ = [
     "adamw_update",
@@ -74,11 +74,13 @@ __all__ = [
     "global_avg_pool2d_backward",
     "leaky_relu",
     "leaky_relu_backward",
+    "loss_scale",
     "lrn",
     "lrn_backward",
     "max_pool2d",
     "max_pool2d_backward",
     "mul",
+    "non_finite",
     "normalise",
     "pad",
     "prelu",

@@ -7,7 +7,7 @@ import numpy as np
 
 def softmax_cross_entropy(logits, labels, op, grad_scale=None):
     images, classes = logits.shape
-    scale = 1.0 if grad_scale is None else float(grad_scale[0])
+    scale = op.weight * (1.0 if grad_scale is None else float(grad_scale[0]))
     loss, dlogits = np.zeros(images), np.zeros(logits.shape)
     for n in range(images):
         shifted = logits[n] - logits[n].max()
