@@ -11,7 +11,6 @@ import numpy as np
 
 from ..kernels import cuda, registry
 from ..kernels.errors import BackendError
-from . import arena
 from .device import Device, numpy_dtype
 
 ALIGNMENT = 256  # bytes: as CUDA's own allocator; whole cache lines and memory transactions
@@ -84,13 +83,6 @@ class CudaDevice(Device):
         self.gpu.copy(host, array)
         self.gpu.compute.synchronize()
         return host
-
-    def all_finite(self, array: Any) -> bool:
-        """Whether every number of an arena is finite, and so small that their sums are too."""
-        columns = array.reshape(-1, arena.ALIGNMENT)  # one number that is not spoils its column
-        sums = self.gpu.empty(columns.shape[1:], columns.dtype)
-        self.function("bias_grad")(columns, sums)
-        return bool(np.isfinite(self.to_host(sums)).all())
 
     def copy_from_host(self, array: Any, host: np.ndarray) -> None:
         """Fill `array` from a NumPy array of the same shape, converting the element type."""

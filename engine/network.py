@@ -24,6 +24,7 @@ from .ir import Graph
 from .models import build_graph, get_model
 from .optim import Optimizer
 from .runner import Feeds, Plan, Program, Storage
+from .scaling import LossScaling
 
 PRECISIONS = {
     "fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"
@@ -178,8 +179,9 @@ class Network:
         size += sum(map(device.aligned, feeds.values()))
         if self._optimizer is not None:
             size += Optimizer.bytes(self._optimizer, layout, device)
-            slots = 0 if self.scaled else device.slots  # see `make_steps`
-            size += slots * device.aligned(
+            if self.scaled and device.slots:  # see `make_steps`
+                size += LossScaling.bytes(device)
+            size += device.slots * device.aligned(
                 max((feed for (training, _), feed in feeds.items() if training), default=0)
             )
         return size

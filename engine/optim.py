@@ -55,8 +55,11 @@ class Optimizer:
         device.copy_from_host(self._scale, np.array([grad_scale]))
         self.launch(self._lr, self._step, None if grad_scale == 1.0 else self._scale)
 
-    def launch(self, lr: Any, step: Any, grad_scale: Any = None) -> None:
-        """The same with the numbers in device memory, each [1]; `step` counts from 1."""
+    def launch(self, lr: Any, step: Any, grad_scale: Any = None, skip: Any = None) -> None:
+        """The same with the numbers in device memory, each [1]; `step` counts from 1.
+
+        Nothing changes where `skip` is not 0.
+        """
         arena, device = self.arena, self.arena.device
         end = arena.trainable_until
         w = arena.master[:end]
@@ -64,10 +67,10 @@ class Optimizer:
         if isinstance(self.op, spec.SGD):
             device.function("sgd_update")(
                 w, arena.gradients, self.state["velocity"], low, lr, op=self.op,
-                decay_until=arena.decay_until, grad_scale=grad_scale,
+                decay_until=arena.decay_until, grad_scale=grad_scale, skip=skip,
             )  # fmt: skip
         else:
             device.function("adamw_update")(
                 w, arena.gradients, self.state["first"], self.state["second"], low, lr,
-                step, op=self.op, decay_until=arena.decay_until, grad_scale=grad_scale,
+                step, op=self.op, decay_until=arena.decay_until, grad_scale=grad_scale, skip=skip,
             )  # fmt: skip

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import diagnose
+from . import diagnose, scaling
+from .build import GRAD_SCALE
 from .checkpoint import Progress
 from .data import Batch
 from .gpu import CudaDevice
@@ -25,7 +26,6 @@ from .network import Network
 from .optim import Optimizer
 from .runner import LR, STEP, Feeds, Plan
 
-SCALE_GROWTH_STEPS = 2000  # float16: steps without overflow before the loss scale doubles
 LEAST_SCALE = 2.0**-14
 
 Copy = Callable[[], None]
@@ -37,13 +37,18 @@ class StepError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What step `step` (counted from 0) did: float64 losses [N], how many verdicts were right."""
+    """What step `step` (counted from 0) did: float64 losses [N], how many verdicts were right.
+
+    `loss_scale` is that of the next step, after `good_steps` steps in a row without overflow.
+    """
 
     step: int
     lr: float
     losses: np.ndarray
     correct: int
     seconds: float
+    loss_scale: float
+    good_steps: int
 
     @functools.cached_property
     def loss(self) -> float:
@@ -52,16 +57,25 @@ class Outcome:
 
 
 def make_steps(network: Network, optimizer: Optimizer, seed: int) -> WaitedSteps | QueuedSteps:
-    """The steps of a network on its device; float16 waits for its gradients to be looked at."""
-    queued = isinstance(network.device, CudaDevice) and not network.scaled
+    """The steps of a network on its device."""
+    queued = isinstance(network.device, CudaDevice)
     return (QueuedSteps if queued else WaitedSteps)(network, optimizer, seed)
 
 
 def _outcome(
-    step: int, lr: float, losses: np.ndarray, logits: np.ndarray, labels: np.ndarray, begun: float
-) -> Outcome:
+    step: int, lr: float, losses: np.ndarray, logits: np.ndarray, labels: np.ndarray, begun: float,
+    loss_scale: float, good_steps: int,
+) -> Outcome:  # fmt: skip
     correct = int(np.count_nonzero(logits.argmax(axis=1) == labels))
-    return Outcome(step, lr, losses, correct, time.perf_counter() - begun)
+    seconds = time.perf_counter() - begun
+    return Outcome(step, lr, losses, correct, seconds, loss_scale, good_steps)
+
+
+def _no_scale(step: int) -> StepError:
+    return StepError(
+        f"float16 gradients overflow at step {step} at every loss scale; "
+        "use --precision bf16 or fp32"
+    )
 
 
 class WaitedSteps:
@@ -93,7 +107,8 @@ class WaitedSteps:
         if self._gradients_usable(progress):
             scale = plan.fed["grad_scale"] if network.scaled else None
             self.optimizer.launch(plan.fed[LR], plan.fed[STEP], scale)
-        return [_outcome(progress.step, lr, losses, logits, batch.labels, begun)]
+        scaled = progress.loss_scale, progress.good_steps
+        return [_outcome(progress.step, lr, losses, logits, batch.labels, begun, *scaled)]
 
     def drain(self) -> list[Outcome]:
         """The outcomes of steps that are still under way: none."""
@@ -107,13 +122,10 @@ class WaitedSteps:
             progress.loss_scale /= 2
             progress.good_steps = 0
             if progress.loss_scale < LEAST_SCALE:
-                raise StepError(
-                    f"float16 gradients overflow at step {progress.step} at every loss scale; "
-                    "use --precision bf16 or fp32"
-                )
+                raise _no_scale(progress.step)
             return False
         progress.good_steps += 1
-        if progress.good_steps % SCALE_GROWTH_STEPS == 0:
+        if progress.good_steps % scaling.GROWTH_STEPS == 0:
             progress.loss_scale *= 2
         return True
 
@@ -141,10 +153,10 @@ class _Route:
 
     feeds: Feeds
     views: dict[str, np.ndarray]  # the arrays of the feeds, pinned on the host
-    results: list[np.ndarray]  # pinned: losses and logits
+    results: list[np.ndarray]  # pinned: losses, logits, and loss scale and good steps if scaled
     arrive: Copy  # the feeds, into the slot
     enter: Copy  # from the slot into the plan's block
-    leave: tuple[Copy, ...]  # losses and logits of the plan, into `results`
+    leave: tuple[Copy, ...]  # the same from the device, into `results`
     arrived: Any  # event: the feeds are in the slot
     done: Any  # event: the results are here, and the slot is free again
 
@@ -173,6 +185,8 @@ class QueuedSteps:
         self.network, self.optimizer, self.seed = network, optimizer, seed
         self.device: CudaDevice = network.device
         self.gpu = network.device.gpu
+        self.scaling = scaling.LossScaling(network.parameters) if network.scaled else None
+        self._scaled = (0.0, 0)  # loss scale and good steps on the device, as last seen
         self._slots = [self._slot() for _ in range(self.device.slots)]  # by batch size
         self._repeated = {
             batch: self.device.repeatable(self._step_of(plan))
@@ -184,10 +198,11 @@ class QueuedSteps:
     def _slot(self) -> dict[int, _Route]:
         """Memory for one step, and the routes of all plans through it."""
         gpu, plans = self.gpu, self.network.training
-        outputs = {n: (p.output("loss"), p.output("logits")) for n, p in plans.items()}
+        more = (self.scaling.scale, self.scaling.good) if self.scaling else ()
+        outputs = {n: (p.output("loss"), p.output("logits"), *more) for n, p in plans.items()}
         size = max(plan.feeds.size for plan in plans.values())
         host, device = gpu.pinned(size), self.device.empty((size,), "uint8")
-        pinned = gpu.pinned(max(sum(array.nbytes for array in both) for both in outputs.values()))
+        pinned = gpu.pinned(max(sum(array.nbytes for array in told) for told in outputs.values()))
         arrived, done = gpu.event(), gpu.event()
         routes = {}
         for batch, plan in plans.items():
@@ -201,11 +216,24 @@ class QueuedSteps:
         return routes
 
     def _step_of(self, plan: Plan) -> Any:
-        def step() -> None:
-            plan.run()
-            self.optimizer.launch(plan.fed[LR], plan.fed[STEP])
+        optimizer, rate, number, scaled = (
+            self.optimizer, plan.fed[LR], plan.fed[STEP], self.scaling
+        )  # fmt: skip
+        if scaled is None:
 
-        return step
+            def step() -> None:
+                plan.run()
+                optimizer.launch(rate, number)
+
+            return step
+        scale = self.gpu.transfer(plan.fed[GRAD_SCALE], scaled.scale)
+
+        def scaled_step() -> None:
+            scale()
+            plan.run()
+            optimizer.launch(rate, number, *scaled.decide())
+
+        return scaled_step
 
     def run(self, batch: Batch, progress: Progress, lr: float) -> list[Outcome]:
         """Hand over the step that `progress` stands before; outcomes of earlier ones, in order.
@@ -213,6 +241,8 @@ class QueuedSteps:
         Raises: StepError when one of them had a loss that is not finite.
         """
         begun, gpu = time.perf_counter(), self.gpu
+        if self.scaling is not None and not self._pending:
+            self._go_on_from(progress)
         known = [self._finish()] if len(self._pending) == len(self._slots) else []
         size, step = len(batch.labels), progress.step
         route, inputs = self._slots[step % len(self._slots)][size], batch.inputs
@@ -230,6 +260,13 @@ class QueuedSteps:
             known.append(self._finish())
         return known
 
+    def _go_on_from(self, progress: Progress) -> None:
+        """Bring the scale of `progress` to the device, unless it came from there."""
+        assert self.scaling is not None
+        if self._scaled != (progress.loss_scale, progress.good_steps):
+            self._scaled = progress.loss_scale, progress.good_steps
+            self.scaling.set(*self._scaled)
+
     def drain(self) -> list[Outcome]:
         """Wait for all steps under way; their outcomes. Raises: StepError."""
         return [self._finish() for _ in range(len(self._pending))]
@@ -238,16 +275,21 @@ class QueuedSteps:
         """Wait for the oldest step under way; its outcome."""
         told = self._pending.popleft()
         told.route.done.synchronize()
-        losses, logits = told.route.results
+        losses, logits, *scaled = told.route.results
+        if scaled:
+            self._scaled = float(scaled[0][0]), int(scaled[1][0])
         outcome = _outcome(
             told.step, told.lr, losses.astype(np.float64), logits, told.batch.labels,
-            max(told.begun, self._read),
+            max(told.begun, self._read), *(self._scaled if scaled else (1.0, 0)),
         )  # fmt: skip
         self._read = time.perf_counter()
         if not math.isfinite(outcome.loss):
             self._pending.clear()
             network, loss = self.network, outcome.loss
             raise _not_finite(network, told.inputs, loss, self.seed, told.step, told.epoch)
+        if scaled and outcome.loss_scale < LEAST_SCALE:
+            self._pending.clear()
+            raise _no_scale(told.step)
         return outcome
 
 

@@ -203,6 +203,7 @@ class Trainer:
             progress.loss_sum += float(outcome.losses.sum())
             progress.correct += outcome.correct
             progress.seen += images
+            progress.loss_scale, progress.good_steps = outcome.loss_scale, outcome.good_steps
             self._train_seconds += outcome.seconds
             self._epoch_seconds += outcome.seconds
             self._epoch_images += images

@@ -16,6 +16,7 @@ import simulated_cuda
 
 from cnnengine.engine import device as devices
 from cnnengine.engine import gpu as gpus
+from cnnengine.engine import steps as step_module
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
 from cnnengine.engine.network import Network
@@ -114,21 +115,37 @@ def test_gpu__the_arena_is_as_large_as_planned(tmp_path, simulated):
     assert simulated.used == device.arena_bytes
 
 
-def test_gpu__float16_overflow_skips_steps_as_the_cpu_does(tmp_path, simulated):
+@pytest.mark.parametrize(("scale", "good"), [(2.0**30, 0), (2.0**10, 1997)])
+def test_gpu__float16_scales_losses_as_the_cpu_does(tmp_path, simulated, scale, good):
+    """Overflow skips updates and halves; the steps without it double; nobody waits for that."""
     told = {}
     for place, kernels in (("cpu", "numpy"), ("cuda", "auto")):
         trainer = toy_trainer(
             tmp_path / place, device=place, kernels=kernels, precision="fp16", epochs=1
         )
-        trainer.progress.loss_scale = 2.0**30
+        trainer.progress.loss_scale, trainer.progress.good_steps = scale, good
         scales = []
         trainer.run(lambda _, t=trainer, s=scales: s.append(t.progress.loss_scale))
         told[place] = scales, trainer.network.state_dict()
         assert getattr(trainer.device, "left", lambda: 0)() == 0
     assert told["cuda"][0] == told["cpu"][0]
-    assert told["cpu"][0][0] == 2.0**29
+    assert told["cpu"][0][-1] == (2.0**11 if good else 2.0**30 / 2 ** len(set(told["cpu"][0])))
+    kernels = len(trainer.network.training[16].steps) + 4  # scale, overflow, verdict, update
+    assert next(x for x in simulated.log if x.startswith("captured")) == f"captured {kernels}"
     for name, value in told["cpu"][1].items():
         np.testing.assert_array_equal(told["cuda"][1][name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("place", ["cpu", "cuda"])
+def test_gpu__float16_that_overflows_at_every_scale_ends_in_one_line(
+    tmp_path, simulated, monkeypatch, place
+):
+    monkeypatch.setattr(step_module, "LEAST_SCALE", 2.0**29)
+    kernels = "numpy" if place == "cpu" else "auto"
+    trainer = toy_trainer(tmp_path / "run", device=place, kernels=kernels, precision="fp16")
+    trainer.progress.loss_scale = 2.0**30
+    with pytest.raises(TrainingError, match="gradients overflow at step 1 at every loss scale; us"):
+        trainer.run()
 
 
 def test_gpu__float64_needs_the_cpu(tmp_path, simulated):
@@ -254,11 +271,14 @@ def test_gpu__without_memory_to_look_for_the_layer(tmp_path, simulated):
         trainer.run()
 
 
-def test_gpu__stopped_and_resumed_on_the_cpu_and_back(tmp_path, simulated, on_cpu):
-    expected, places = on_cpu(), []
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_gpu__stopped_and_resumed_on_the_cpu_and_back(tmp_path, simulated, on_cpu, precision):
+    expected, places = on_cpu(precision=precision), []
     for place in ("cuda", "cpu", "cuda", "cuda"):
         kernels = "numpy" if place == "cpu" else "auto"
-        trainer = toy_trainer(tmp_path / "moving", device=place, kernels=kernels)
+        trainer = toy_trainer(
+            tmp_path / "moving", device=place, kernels=kernels, precision=precision
+        )
         trainer.resume()
         first = trainer.progress.step
         moved = first > 0 and places[-1] != place
@@ -269,7 +289,7 @@ def test_gpu__stopped_and_resumed_on_the_cpu_and_back(tmp_path, simulated, on_cp
             trainer.stop = isinstance(told, StepReport) and told.step >= first + 2
 
         trainer.run(stop)
-    trainer = toy_trainer(tmp_path / "moving", device="cuda")
+    trainer = toy_trainer(tmp_path / "moving", device="cuda", precision=precision)
     trainer.resume()
     trainer.run()
     for name, value in expected[2].items():
@@ -306,6 +326,7 @@ from cnnengine.engine.gpu import CudaDevice
 from cnnengine.engine.network import Description, Network
 from cnnengine.engine.optim import Optimizer
 from cnnengine.engine.runner import LR, STEP
+from cnnengine.engine.scaling import LossScaling
 from cnnengine.kernels import cuda, registry
 from cnnengine.kernels.{recorder} as recorder
 
@@ -326,10 +347,11 @@ told = Description("vgg-small", (28, 28, 1), ("a", "b"), (0.5,), (0.5,), "bf16")
 with recorder.recorded(132, 90) as launches:
     network = Network(told, CudaDevice(Host(), ("{backend}",)), infer_batch=8, train_batches=(32,))
     optimizer = Optimizer("adamw", network.parameters, weight_decay=1e-4)
+    scaling = LossScaling(network.parameters)
     cupy.empty = Host.empty = refuse
     plan = network.training[32]
     plan.run()
-    optimizer.launch(plan.fed[LR], plan.fed[STEP])
+    optimizer.launch(plan.fed[LR], plan.fed[STEP], *scaling.decide())
     network.inference.run()
 print(len(launches) > len(plan.steps) + len(network.inference.steps) // 2)
 """
