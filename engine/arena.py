@@ -3,22 +3,34 @@
 Order: trainable weights (weight decay applies), then other trainable parameters, then frozen
 ones; every parameter starts at a multiple of 16 elements. So an update, an all-reduce or a
 checkpoint is one operation on one contiguous array, and gradients exist for the front part only.
+Parameters that learn at another pace lie in a stretch of their own, with an update of its own.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..kernels import spec
 from . import files
 from .device import Device
-from .ir import Parameter
+from .ir import Pace, Parameter, paces
 from .ir import Value as GraphValue
 
 ALIGNMENT = 16  # elements: a cache line of float32
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Elements start … end of an arena that learn at one pace; weight decay until decay_until."""
+
+    pace: Pace
+    start: int
+    decay_until: int
+    end: int
 
 
 class Layout:
@@ -26,24 +38,29 @@ class Layout:
 
     def __init__(self, parameters: Sequence[Parameter]) -> None:
         """Lay out `parameters`."""
-        groups = [
-            [p for p in parameters if p.trainable and p.decay],
-            [p for p in parameters if p.trainable and not p.decay],
-            [p for p in parameters if not p.trainable],
-        ]
-        self.parameters = tuple(p for group in groups for p in group)
+        self.parameters: tuple[Parameter, ...] = ()
         self.slots: dict[str, tuple[int, tuple[int, ...]]] = {}
-        ends, end = [], 0
-        for group in groups:
-            for parameter in group:
-                value = parameter.value
-                self.slots[value.name] = (end, value.shape)
-                end += -(-math.prod(value.shape) // ALIGNMENT) * ALIGNMENT
-            ends.append(end)
-        self.decay_until, self.trainable_until, self.size = ends
+        self.size = 0
+        self.stretches: list[Stretch] = []  # in the order of `ir.paces`
+        trainable = [p for p in parameters if p.trainable]
+        for pace in paces(parameters):
+            start = self.size
+            self._add(p for p in trainable if p.pace == pace and p.decay)
+            decay_until = self.size
+            self._add(p for p in trainable if p.pace == pace and not p.decay)
+            self.stretches.append(Stretch(pace, start, decay_until, self.size))
+        self.trainable_until = self.size
+        self._add(p for p in parameters if not p.trainable)
         dtypes = {p.value.dtype for p in parameters}
         self.low_dtype = next((d for d in dtypes if d in ("float16", "bfloat16")), None)
         self.dtype = "float64" if "float64" in dtypes else "float32"
+
+    def _add(self, parameters: Iterable[Parameter]) -> None:
+        for parameter in parameters:
+            value = parameter.value
+            self.parameters += (parameter,)
+            self.slots[value.name] = (self.size, value.shape)
+            self.size += -(-math.prod(value.shape) // ALIGNMENT) * ALIGNMENT
 
     def bytes(self, device: Device, *, trains: bool = True) -> int:
         """Bytes of all arenas of this layout on a device, gradients only if it `trains`."""
@@ -65,7 +82,7 @@ class ParameterArena:
         """Lay out `parameters` and allocate on `device`; all start at zero."""
         self.layout = layout = Layout(parameters)
         self.parameters, self._slots = layout.parameters, layout.slots
-        self.decay_until, self.trainable_until = layout.decay_until, layout.trainable_until
+        self.stretches, self.trainable_until = layout.stretches, layout.trainable_until
         self.size, self.dtype, self.low_dtype = layout.size, layout.dtype, layout.low_dtype
         self.device = device
         self.master = device.zeros((self.size,), self.dtype)
@@ -75,9 +92,10 @@ class ParameterArena:
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
         """(name, view of the master) for every parameter, in arena order."""
         for name in self._slots:
-            yield name, self._view(self.master, name)
+            yield name, self.view(self.master, name)
 
-    def _view(self, arena: np.ndarray, name: str) -> np.ndarray:
+    def view(self, arena: np.ndarray, name: str) -> np.ndarray:
+        """A parameter's part of an array in the order of the arena."""
         start, shape = self._slots[name]
         return arena[start : start + math.prod(shape)].reshape(shape)
 
@@ -88,11 +106,11 @@ class ParameterArena:
     def array(self, value: GraphValue) -> np.ndarray:
         """The memory that kernels read for a parameter: the master's, or its 16-bit copy's."""
         is_low = value.dtype == self.low_dtype and self.low is not None
-        return self._view(self.low if is_low else self.master, value.name)  # type: ignore[arg-type]
+        return self.view(self.low if is_low else self.master, value.name)  # type: ignore[arg-type]
 
     def gradient(self, name: str) -> np.ndarray:
         """The gradient of a trainable parameter."""
-        return self._view(self.gradients, name)
+        return self.view(self.gradients, name)
 
     def refresh_low(self) -> None:
         """Copy the master into the 16-bit copy (after initialisation or loading)."""

@@ -10,7 +10,7 @@ graphs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
@@ -66,6 +66,11 @@ class Value:
         return n, h + self.border[0], w + self.border[1], c
 
     @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the array and its border."""
         return math.prod(self.memory_shape) * spec.ITEMSIZE[self.dtype]
@@ -86,6 +91,14 @@ class Value:
         return f" in {self.root.name}[{self.channel}:{self.channel + self.shape[-1]}]"
 
 
+@dataclass(frozen=True, order=True)
+class Pace:
+    """How a parameter learns: at `rate` times the learning rate, from step `since` on (from 0)."""
+
+    rate: float = 1.0
+    since: int = 0
+
+
 @dataclass(frozen=True)
 class Parameter:
     """A parameter of the network: its value, how it starts, and what training may do to it.
@@ -100,6 +113,12 @@ class Parameter:
     fan_in: int = 1
     decay: bool = False
     trainable: bool = True
+    pace: Pace = Pace()
+
+
+def paces(parameters: Iterable[Parameter]) -> list[Pace]:
+    """The different paces of the trainable parameters, fastest first."""
+    return sorted({p.pace for p in parameters if p.trainable}, key=lambda p: (-p.rate, p.since))
 
 
 @dataclass(frozen=True)

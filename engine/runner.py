@@ -18,7 +18,7 @@ import numpy as np
 from ..kernels import philox, registry, spec
 from .arena import ParameterArena
 from .device import Device, numpy_dtype
-from .ir import Derived, Graph, Node, Value
+from .ir import Derived, Graph, Node, Pace, Value, paces
 from .passes.memory import MemoryPlan
 
 
@@ -37,7 +37,8 @@ class Feeds:
     """What changes from run to run, side by side in one block, so that one copy brings it all.
 
     That is: the inputs, the keys of the random streams and, for the update after a training step,
-    the learning rate and the number of the step, counted from 1.
+    the learning rate and the number of the step, counted from 1; both once for each pace at which
+    parameters learn.
     """
 
     def __init__(self, graph: Graph, dtype: str, device: Device) -> None:
@@ -56,8 +57,11 @@ class Feeds:
             self._place(KEYS, self._words.shape, "uint32")
         for i, value in enumerate(graph.keys):
             self._places[value.name] = (first + 16 * i, first + 16 * i + 16, (4,), "uint32")
-        self._place(LR, (1,), dtype)
-        self._place(STEP, (1,), "int64")
+        learning = paces(graph.params) or [Pace()]
+        self._rates = np.array([pace.rate for pace in learning])
+        self._since = np.array([pace.since for pace in learning])
+        self._place(LR, (len(learning),), dtype)
+        self._place(STEP, (len(learning),), "int64")
 
     def _place(self, name: str, shape: tuple[int, ...], kind: str) -> None:
         end = self.size + math.prod(shape) * spec.ITEMSIZE[kind]
@@ -88,7 +92,8 @@ class Feeds:
         if KEYS in views:
             self._words[:, :3] = philox.key(seed, step, 0)[:3]
             views[KEYS][...] = self._words
-        views[LR][0], views[STEP][0] = lr, step + 1
+        views[LR][...] = lr * self._rates
+        views[STEP][...] = step + 1 - self._since
 
 
 class Storage:

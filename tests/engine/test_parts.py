@@ -68,7 +68,9 @@ def test_arena__weights_first_then_biases_then_frozen_all_aligned():
     ]
     arena = ParameterArena(parameters, open_device("cpu"))
     assert [name for name, _ in arena] == ["a/w", "c/w", "a/b", "f/w"]
-    assert (arena.decay_until, arena.trainable_until, arena.size) == (80, 96, 112)
+    (stretch,) = arena.stretches
+    assert (stretch.start, stretch.decay_until, stretch.end) == (0, 80, 96)
+    assert (arena.trainable_until, arena.size) == (96, 112)
     assert arena.gradients.shape == (96,)
     assert arena.master.ctypes.data % 64 == 0
     values = {name: np.full(view.shape, i + 1.0) for i, (name, view) in enumerate(arena)}
