@@ -13,7 +13,7 @@ import numpy as np
 from ..kernels import spec
 from .arena import Layout, ParameterArena, Stretch
 from .device import Device
-from .errors import unknown_name
+from .errors import InputError, unknown_name
 
 OPTIMIZERS = ("sgd", "adamw")
 
@@ -28,7 +28,7 @@ class Optimizer:
         """Allocate the state of the optimizer called `name`. Raises: InputError."""
         if name not in OPTIMIZERS:
             raise unknown_name("optimizer", name, OPTIMIZERS)
-        self.arena = arena
+        self.name, self.arena = name, arena
         device, size = arena.device, arena.trainable_until
         paces = max(1, len(arena.stretches))
         self._lr = device.zeros((paces,), arena.dtype)
@@ -52,6 +52,14 @@ class Optimizer:
             states * device.aligned(layout.trainable_until * item) + device.aligned(item)
             + device.aligned(paces * item) + device.aligned(paces * 8)
         )  # fmt: skip
+
+    def load(self, state: Mapping[str, np.ndarray], source: str) -> None:
+        """Fill the state arenas, as `state` has them. Raises: InputError when they do not fit."""
+        wanted = {name: array.shape for name, array in self.state.items()}
+        if {name: array.shape for name, array in state.items()} != wanted:
+            raise InputError(f"{source} has no fitting state of the optimizer {self.name}")
+        for name, array in self.state.items():
+            self.arena.device.copy_from_host(array, state[name])
 
     def state_dict(self) -> dict[str, dict[str, np.ndarray]]:
         """Kind of state ("velocity") → trainable parameter → a copy on the host."""

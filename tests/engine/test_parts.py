@@ -9,7 +9,7 @@ from cnnengine.engine.arena import ParameterArena
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
 from cnnengine.engine.init import initial_value, initial_values
-from cnnengine.engine.ir import Parameter, Value
+from cnnengine.engine.ir import Pace, Parameter, Value
 from cnnengine.engine.models import build_graph
 from cnnengine.engine.optim import Optimizer
 from cnnengine.engine.schedule import SCHEDULES, get_schedule
@@ -100,6 +100,26 @@ def test_optimizer__frozen_parameters_stay():
     values = dict(arena)
     assert (values["w"] < 1).all()
     np.testing.assert_array_equal(values["f"], 1)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_optimizer__each_pace_has_its_rate_and_its_first_step(name):
+    """A parameter that begins at step 5 at a tenth moves a tenth as far as one that began then."""
+    paces = {"slow": Pace(0.1, 5), "own": Pace(1.0, 5), "old": Pace()}
+    parameters = [_parameter(n, (20,), decay=True, pace=pace) for n, pace in paces.items()]
+    parameters.append(_parameter("bias", (3,), "zeros", pace=paces["slow"]))
+    arena = ParameterArena(parameters, open_device("cpu"))
+    assert [stretch.pace for stretch in arena.stretches] == [Pace(), Pace(1.0, 5), Pace(0.1, 5)]
+    assert [n for n, _ in arena] == ["old", "own", "slow", "bias"]
+    alone = ParameterArena([_parameter("own", (20,), decay=True)], open_device("cpu"))
+    for each, step in ((arena, 5), (alone, 0)):
+        each.gradients.fill(0.5)
+        Optimizer(name, each, weight_decay=0.1).update(lr=0.5, step=step)
+    values = dict(arena)
+    np.testing.assert_array_equal(values["own"], dict(alone)["own"])
+    np.testing.assert_allclose(values["slow"], 0.1 * values["own"], rtol=1e-6)
+    np.testing.assert_array_equal(values["bias"], values["slow"][:3])
+    assert (values["old"] != values["own"]).all() == (name == "adamw")
 
 
 def test_open_device__errors_name_what_is_missing():
