@@ -134,7 +134,7 @@ class Loader:
                 f"start batch {start_batch}: an epoch of {self.dataset.name!r} has"
                 f" {self.steps_per_epoch} batches of {self.batch_size}"
             )
-        return _ahead(self._batches(epoch, start_batch))
+        return ahead(self._batches(epoch, start_batch))
 
     def _batches(self, epoch: int, start_batch: int) -> Iterator[Batch]:
         """The batches, one after the other, in the calling thread."""
@@ -183,7 +183,7 @@ def _table(moves: Moves | None, count: int) -> np.ndarray:
     return table
 
 
-def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
     """Yield `batches` while a thread prepares up to QUEUE_BATCHES more of them."""
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(QUEUE_BATCHES)
     stop = threading.Event()
