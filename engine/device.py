@@ -101,6 +101,9 @@ class Device:
         Raises: MemoryError when there are not so many (the CPU finds that out when it uses them).
         """
 
+    def release(self) -> None:
+        """Let go of what `reserve` announced: nobody uses it any more."""
+
     def has_room(self, size: int) -> bool:
         """Whether so many bytes could be reserved."""
         return True

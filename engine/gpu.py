@@ -49,6 +49,11 @@ class CudaDevice(Device):
         self._arena, self._taken = self.gpu.empty((size,), np.dtype(np.uint8)), 0
         self.arena_bytes += size
 
+    def release(self) -> None:
+        """Give the arena back: nobody uses its arrays any more."""
+        self.gpu.compute.synchronize()
+        self._arena, self._taken, self.arena_bytes = None, 0, 0
+
     def has_room(self, size: int) -> bool:
         """Whether so many bytes could be reserved."""
         return size + SPARE <= self.gpu.memory()[0]
