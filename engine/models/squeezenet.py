@@ -28,11 +28,13 @@ TORCHVISION = Torchvision({
 
 @register_model("squeezenet", input_shape=(224, 224, 3), classes=1000, torchvision=TORCHVISION)
 def squeezenet(
-    b: GraphBuilder, x: Value, classes: int, *, width: float = 1.0, dropout: float = 0.5
-) -> Value:
+    b: GraphBuilder, x: Value, classes: int, *, width: float = 1.0, dropout: float = 0.5,
+    linear: bool = False,
+) -> Value:  # fmt: skip
     """SqueezeNet 1.1: eight fire modules (1x1 squeeze, 1x1 and 3x3 expand), no dense layer.
 
-    x [N,224,224,3]; `width` scales the number of filters.
+    x [N,224,224,3]; `width` scales the number of filters; `linear` leaves out conv10's ReLU, which
+    cuts off classes for good where there are few images to learn from.
     """
     x = b.relu(b.conv2d(x, scaled(64, width), 3, stride=2, name="conv1"))  # [N,111,111,64]
     number = 2
@@ -43,8 +45,8 @@ def squeezenet(
                 x = fire(b, x, scaled(squeeze, width), scaled(expand, width))
             number += 1
         # [N,55,55,128], [N,27,27,256], [N,13,13,512]
-    x = b.relu(b.conv2d(b.dropout(x, dropout), classes, 1, name="conv10"))  # [N,13,13,classes]
-    return b.global_avg_pool2d(x)
+    x = b.conv2d(b.dropout(x, dropout), classes, 1, name="conv10")  # [N,13,13,classes]
+    return b.global_avg_pool2d(x if linear else b.relu(x))
 
 
 def fire(b: GraphBuilder, x: Value, squeeze: int, expand: int) -> Value:
