@@ -36,6 +36,14 @@ class TrainConfig:
     image_size: str = ""  # "28" or "24x32" (height x width); "": as the images are
     skip_bad: bool = False
     images: int = 0  # 0: all
+    init_from: str = ""  # a run folder or a file of weights
+    freeze_until: str = ""  # a layer; "": nothing is frozen
+    unfreeze_at: str = ""  # "5:fire8 8:fire6": from that epoch on, that layer and all behind it
+    lower_lr: float = 1.0
+    mean: str = ""  # of each channel, in units of 0 … 1: "0.485 0.456 0.406"; "": of the data
+    std: str = ""
+    cache_dir: str = ""
+    cache_gb: float = 4.0
     device: str = "auto"
     kernels: str = "auto"
     graph: bool = True
@@ -46,6 +54,9 @@ class TrainConfig:
     def check(self) -> None:
         """Check every setting on its own. Raises: InputError."""
         parse_image_size(self.image_size)
+        parse_channels(self.mean, "--mean")
+        parse_channels(self.std, "--std", least=0.0)
+        self._check_stages()
         for name, ok, rule in (
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
@@ -57,6 +68,8 @@ class TrainConfig:
             ("shift", self.shift >= 0, "at least 0"),
             ("images", self.images >= 0, "at least 0"),
             ("stop_above_wh", 0 <= self.stop_above_wh < math.inf, "0 or a positive number"),
+            ("lower_lr", 0 < self.lower_lr <= 1, "above 0 and at most 1"),
+            ("cache_gb", 0 <= self.cache_gb < math.inf, "0 or a positive number"),
             ("threads", 0 <= self.threads <= MOST_THREADS, f"in [0, {MOST_THREADS}]"),
         ):
             if not ok:
@@ -64,10 +77,24 @@ class TrainConfig:
                     f"--{name.replace('_', '-')} must be {rule}, not {getattr(self, name)}"
                 )
 
+    def _check_stages(self) -> None:
+        stages = parse_unfreeze(self.unfreeze_at)
+        if stages and not self.freeze_until:
+            raise InputError(f"--unfreeze-at {self.unfreeze_at} needs --freeze-until")
+        before = 1
+        for epoch, layer in stages:
+            if not before < epoch <= self.epochs:
+                raise InputError(
+                    f"--unfreeze-at {epoch}:{layer}: the epoch must be in {before + 1} … "
+                    f"{self.epochs}, the last"
+                )
+            before = epoch
 
-# how long, how fast, and how it is accounted for
+
+# how long, how fast, how it is accounted for, and where things are kept on the way
 RESUME_MAY_CHANGE = (
     "epochs", "device", "kernels", "graph", "threads", "energy_country", "stop_above_wh",
+    "cache_dir", "cache_gb",
 )  # fmt: skip
 
 _KINDS = {f.name: dict if f.name == "options" else type(f.default) for f in fields(TrainConfig)}
@@ -126,6 +153,34 @@ def parse_image_size(text: str) -> tuple[int, int] | None:
     if len(parts) > 2 or not all(p.isascii() and p.isdigit() and int(p) > 0 for p in parts):
         raise InputError(f"--image-size must be pixels like 28 or HEIGHTxWIDTH, not {text!r}")
     return int(parts[0]), int(parts[-1])
+
+
+def parse_unfreeze(text: str) -> list[tuple[int, str]]:
+    """(epoch, counted from 1; layer) for each word of "5:fire8 8:fire6". Raises: InputError."""
+    stages = []
+    for word in text.split():
+        epoch, colon, layer = word.partition(":")
+        if not (colon and layer and epoch.isascii() and epoch.isdigit()):
+            raise InputError(f"--unfreeze-at must be EPOCH:LAYER, like 5:fire8, not {word!r}")
+        stages.append((int(epoch), layer))
+    return stages
+
+
+def parse_channels(text: str, option: str, least: float = -math.inf) -> tuple[float, ...] | None:
+    """One number a channel, from "0.485 0.456 0.406", each above `least`; None for "".
+
+    Raises: InputError.
+    """
+    if not text:
+        return None
+    try:
+        numbers = tuple(float(word) for word in text.replace(",", " ").split())
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(math.isfinite(n) and n > least for n in numbers):
+        rule = "numbers" if least < 0 else f"numbers above {least:g}"
+        raise InputError(f"{option} must be {rule}, one a channel, not {text!r}")
+    return numbers
 
 
 def default_run_folder(config: TrainConfig) -> Path:

@@ -21,10 +21,7 @@ def first_non_finite(
 
     Looks at the input, then the parameters of each layer, then its output, in order.
     """
-    graph = network.description.graph(
-        len(next(iter(inputs.values()))), training=training, scaled=network.scaled,
-        products=network.products, pictures="images" in inputs,
-    )  # fmt: skip
+    graph = network.graph(len(next(iter(inputs.values()))), training=training)
     program = compile_graph(graph, network.device, training=False, fused=False, reuse=False)
     plan = Plan(program, Storage(network.device, network.parameters, [program]))
     plan.feed(inputs, seed=seed, step=step)
@@ -43,10 +40,10 @@ def first_non_finite(
 
 
 def first_non_finite_of_images(network: Network, images: np.ndarray, batch: int) -> str:
-    """The same for inference on images uint8 [N,H,W,C], `batch` at a time."""
+    """The same for inference on images uint8 [N,H,W,C], or features, `batch` at a time."""
     layer = LOSS
     for start in range(0, len(images), batch):
-        inputs = {"x": network.normalise(images[start : start + batch])}
+        inputs = {"x": network.prepared(images[start : start + batch])}
         layer = first_non_finite(network, inputs, seed=0, step=0, training=False)
         if layer != LOSS:
             break

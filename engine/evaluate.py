@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .data import Dataset
+from .features import Features
 from .network import Network
 
 CHUNK = 1000  # images normalised at a time
@@ -41,13 +42,16 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def evaluate(network: Network, dataset: Dataset) -> Evaluation:
-    """Run every image of `dataset` (not shuffled, not augmented) through the network."""
+def evaluate(network: Network, dataset: Dataset | Features) -> Evaluation:
+    """Run every image of `dataset` (not shuffled, not augmented) through the network.
+
+    A network that is cut takes a data set of features.
+    """
     classes = len(network.description.classes)
     confusion = np.zeros((classes, classes), np.int64)
     total = 0.0
     for start in range(0, len(dataset), CHUNK):
-        images = network.normalise(dataset.images[start : start + CHUNK])
+        images = network.prepared(dataset.images[start : start + CHUNK])
         labels = dataset.labels[start : start + CHUNK]
         logits = network.logits(images)
         total -= float(log_softmax(logits)[np.arange(len(labels)), labels].sum())

@@ -19,6 +19,7 @@ from .compile import compile_graph
 from .data import in_pixels
 from .device import Device, numpy_dtype
 from .errors import InputError
+from .freeze import FEATURES, Freeze, cut, frozen
 from .init import initial_state, initial_values
 from .ir import Graph
 from .models import build_graph, get_model
@@ -108,6 +109,9 @@ class Description:
         )  # fmt: skip
 
 
+TRAINING, INFERENCE, FRONT = "training", "inference", "front"
+
+
 class Network:
     """A network with its parameters, compiled for the batch sizes in use.
 
@@ -124,11 +128,13 @@ class Network:
         label_smoothing: float = 0.0,
         optimizer: str | None = None,
         pictures: bool = False,
+        freeze: Freeze | None = None,
     ) -> None:
         """Compile and allocate; parameters are zero until `initialise` or `load`.
 
         With the name of an `optimizer`, room for its state and for the steps is reserved too. With
-        `pictures`, training takes uint8 images and their moves.
+        `pictures`, training takes uint8 images and their moves. Where `freeze` cuts the network,
+        `features` runs the front, and all else begins behind it.
 
         Raises: InputError for an architecture, option, precision or image size that cannot work,
         and for a batch size that does not fit into the device's memory.
@@ -139,8 +145,10 @@ class Network:
         self.scaled = description.precision == "fp16"  # needs loss scaling
         self.products = products(description.precision, device)
         self._smoothing, self._optimizer, self._pictures = label_smoothing, optimizer, pictures
+        self.freeze = freeze or Freeze()
         programs = self._compiled(infer_batch, train_batches)
-        self.initial = next(iter(programs.values())).graph.params
+        held = {p.value.name: p for made in programs.values() for p in made.graph.params}
+        self.initial = tuple(held.values())
         try:
             device.reserve(self._bytes(programs))
         except MemoryError as error:
@@ -148,33 +156,49 @@ class Network:
         self.parameters = ParameterArena(self.initial, device, trains=bool(train_batches))
         self.storage = Storage(device, self.parameters, programs.values())
         plans = {key: Plan(program, self.storage) for key, program in programs.items()}
-        self.training = {batch: plan for (training, batch), plan in plans.items() if training}
-        self.inference = next((plan for (training, _), plan in plans.items() if not training), None)
-        self._infer = device.repeatable(self.inference.run) if self.inference else None
+        self.training = {batch: plan for (use, batch), plan in plans.items() if use == TRAINING}
+        found = {use: plan for (use, _), plan in plans.items()}
+        self.inference, self.front = found.get(INFERENCE), found.get(FRONT)
+        self._runs = {plan: device.repeatable(plan.run) for plan in (self.inference, self.front)
+                      if plan is not None}  # fmt: skip
+
+    def graph(self, batch: int, *, training: bool) -> Graph:
+        """What the plans for a batch size are compiled from: as built, frozen, and cut."""
+        whole = self._whole(batch, training=training)
+        return cut(whole, self.freeze.boundary)[1] if self.freeze.cut else whole
+
+    def front_graph(self, batch: int) -> Graph:
+        """The frozen front of a network that is cut."""
+        return cut(self._whole(batch, training=False), self.freeze.boundary)[0]
+
+    def _whole(self, batch: int, *, training: bool) -> Graph:
+        more: dict[str, Any] = {}
+        if training:
+            pictures = self._pictures and not self.freeze.cut
+            more = {"label_smoothing": self._smoothing, "scaled": self.scaled, "pictures": pictures}
+        graph = self.description.graph(batch, training=training, products=self.products, **more)
+        return frozen(graph, self.freeze.boundary, self.freeze.paces)
 
     def _compiled(
         self, infer_batch: int, train_batches: Sequence[int]
-    ) -> dict[tuple[bool, int], Program]:
-        """(training, batch size) → program."""
-        graphs: dict[tuple[bool, int], Graph] = {}
-        told: dict[str, Any] = {"products": self.products}
-        for batch in train_batches:
-            graphs[True, batch] = self.description.graph(
-                batch, training=True, label_smoothing=self._smoothing, scaled=self.scaled,
-                pictures=self._pictures, **told,
-            )  # fmt: skip
+    ) -> dict[tuple[str, int], Program]:
+        """(what for, batch size) → program."""
+        graphs = {(TRAINING, n): self.graph(n, training=True) for n in train_batches}
         if infer_batch:
-            graphs[False, infer_batch] = self.description.graph(infer_batch, training=False, **told)
+            graphs[INFERENCE, infer_batch] = self.graph(infer_batch, training=False)
+        if infer_batch and self.freeze.cut:
+            graphs[FRONT, infer_batch] = self.front_graph(infer_batch)
+        folded = not train_batches
         return {
-            key: compile_graph(graph, self.device, training=key[0], folded=not train_batches)
+            key: compile_graph(graph, self.device, training=key[0] == TRAINING, folded=folded)
             for key, graph in graphs.items()
         }
 
-    def _bytes(self, programs: Mapping[tuple[bool, int], Program]) -> int:
+    def _bytes(self, programs: Mapping[tuple[str, int], Program]) -> int:
         """All device memory that the network, its optimizer and its steps will ask for."""
         device, layout = self.device, Layout(self.initial)
         feeds = {k: Feeds(p.graph, layout.dtype, device).size for k, p in programs.items()}
-        trains = any(training for training, _ in programs)
+        trains = any(use == TRAINING for use, _ in programs)
         size = layout.bytes(device, trains=trains) + Storage.bytes(device, programs.values())
         size += sum(map(device.aligned, feeds.values()))
         if self._optimizer is not None:
@@ -182,7 +206,7 @@ class Network:
             if self.scaled and device.slots:  # see `make_steps`
                 size += LossScaling.bytes(device)
             size += device.slots * device.aligned(
-                max((feed for (training, _), feed in feeds.items() if training), default=0)
+                max((feed for (use, _), feed in feeds.items() if use == TRAINING), default=0)
             )
         return size
 
@@ -213,12 +237,10 @@ class Network:
             return
         self.parameters.load(initial_values(self.initial, seed))
         for name, array in self.storage.states.items():
-            value = next(v for p in self._plans() for v in p.graph.states if v.name == name)
+            plans = [*self.training.values(), *self._runs]
+            value = next(v for p in plans for v in p.graph.states if v.name == name)
             self.device.copy_from_host(array, np.full(value.shape, initial_state(value)))
         self.storage.derive()
-
-    def _plans(self) -> list[Plan]:
-        return [*self.training.values(), *([self.inference] if self.inference else [])]
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Parameters (master precision) and states by name, on the host."""
@@ -228,8 +250,14 @@ class Network:
     def inference_dict(self) -> dict[str, np.ndarray]:
         """`state_dict` without what only training needs: auxiliary heads."""
         assert self.inference is not None, "compiled without infer_batch"
-        graph = self.inference.graph
-        names = {value.name for value in (*(p.value for p in graph.params), *graph.states)}
+        return self._held_by(*(plan.graph for plan in self._runs))
+
+    def front_dict(self) -> dict[str, np.ndarray]:
+        """`state_dict` of the frozen front of a network that is cut."""
+        return self._held_by(self.front_graph(1))
+
+    def _held_by(self, *graphs: Graph) -> dict[str, np.ndarray]:
+        names = {v.name for g in graphs for v in (*(p.value for p in g.params), *g.states)}
         return {name: array for name, array in self.state_dict().items() if name in names}
 
     def load(self, arrays: Mapping[str, np.ndarray], source: str = "the weights") -> None:
@@ -257,23 +285,37 @@ class Network:
         std = np.asarray(self.description.std, np.float32)
         return (images.astype(np.float32) / np.float32(255) - mean) / std
 
+    def prepared(self, images: np.ndarray) -> np.ndarray:
+        """What `logits` takes: images uint8 normalised, features as they are."""
+        return np.asarray(images) if self.freeze.cut else self.normalise(images)
+
     def logits(self, images: np.ndarray) -> np.ndarray:
         """float32 [N, classes] for normalised images [N,H,W,C]; any N, in batches.
 
-        The last batch is filled up with zeros.
+        A network that is cut takes `features` in their place. The last batch is filled up with
+        zeros.
         """
         assert self.inference is not None, "compiled without infer_batch"
-        assert self._infer is not None
-        plan = self.inference
-        batch = plan.graph.inputs[0].shape[0]
-        results = np.empty((len(images), len(self.description.classes)), np.float32)
-        filled = np.zeros(plan.graph.inputs[0].shape, numpy_dtype("float32"))
-        for start in range(0, len(images), batch):
-            part = images[start : start + batch]
+        logits = self._in_batches(self.inference, "logits", images)
+        return logits.astype(np.float32, copy=False)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """What the front of a network that is cut makes of normalised images [N,H,W,C]."""
+        assert self.front is not None, "not cut, or compiled without infer_batch"
+        return self._in_batches(self.front, FEATURES, images)
+
+    def _in_batches(self, plan: Plan, output: str, images: np.ndarray) -> np.ndarray:
+        """An output of a plan for any number of images; the last batch is filled up with zeros."""
+        shape = plan.graph.inputs[0].shape
+        value = plan.graph.outputs[output]
+        results = np.empty((len(images), *value.shape[1:]), numpy_dtype(value.dtype))
+        filled = np.zeros(shape, images.dtype)
+        for start in range(0, len(images), shape[0]):
+            part = images[start : start + shape[0]]
             filled[: len(part)] = part
             filled[len(part) :] = 0
             plan.feed({"x": filled})
-            self._infer()
-            logits = self.device.to_host(plan.output("logits"))
-            results[start : start + len(part)] = logits[: len(part)].astype(np.float32)
+            self._runs[plan]()
+            found = self.device.to_host(plan.output(output))
+            results[start : start + len(part)] = found[: len(part)]
         return results

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .energy import Energy
+from .savings import Savings
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,13 @@ class EpochReport:
 
 
 @dataclass(frozen=True)
+class Note:
+    """Something that happened between steps, in one line for people."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Summary:
     """The outcome of a run; times and rates are of this session (a resumed run counts anew)."""
 
@@ -55,6 +63,7 @@ class Summary:
     memory_plan: str
     device_memory_mb: float | None  # of a GPU's arena
     energy: Energy  # of all sessions
+    savings: Savings | None  # where layers were frozen
 
 
-Report = Callable[[StepReport | EpochReport], None]
+Report = Callable[[StepReport | EpochReport | Note], None]

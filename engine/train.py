@@ -12,6 +12,7 @@ import resource
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,22 @@ import numpy as np
 from ..kernels.errors import BackendError
 from . import diagnose, userfile
 from .checkpoint import Progress, RunFolder
-from .config import RESUME_MAY_CHANGE, TrainConfig
-from .data import Augment, Loader, Splits
+from .config import TrainConfig, parse_channels
+from .data import Splits
 from .device import Device
 from .energy import open_meter
 from .errors import InputError, TrainingError
 from .evaluate import Evaluation, evaluate
 from .model_meta import Source
 from .network import Description, Network
-from .optim import Optimizer
-from .reports import EpochReport, Report, StepReport, Summary
+from .reports import EpochReport, Note, Report, StepReport, Summary
+from .resume import identity, moved, parted
+from .savings import Ledger
 from .schedule import get_schedule
-from .steps import Outcome, StepError, make_steps
-
-__all__ = ["EpochReport", "StepReport", "Summary", "Trainer"]
+from .stages import Stage, plan_stages, stage_at
+from .steps import Outcome, StepError
+from .transfer import load_initial
+from .work import Work, make_loader
 
 CHECKPOINT_SECONDS = 30.0  # between epochs' ends, so that a kill costs little
 FIRST_SCALE = 2.0**15
@@ -42,56 +45,62 @@ class Trainer:
     """One run: owns the network, the optimizer, the loader and the run folder."""
 
     def __init__(
-        self, config: TrainConfig, splits: Splits, device: Device, folder: RunFolder
-    ) -> None:
-        """Compile everything; writes nothing. Raises: InputError."""
+        self, config: TrainConfig, splits: Splits, device: Device, folder: RunFolder,
+        *, resumed: bool = False,
+    ) -> None:  # fmt: skip
+        """Compile everything; writes nothing. `resumed`: weights come from the run folder.
+
+        Raises: InputError.
+        """
         config.check()
         self.meter = open_meter(device, config.energy_country, config.stop_above_wh)
         self.config, self.splits, self.device, self.folder = config, splits, device, folder
         self.code = userfile.content(config.arch)  # of a network in a file
         self.description = Description(
-            config.arch, splits.train.image_shape, splits.train.classes, splits.mean, splits.std,
+            config.arch, splits.train.image_shape, splits.train.classes,
+            parse_channels(config.mean, "--mean") or splits.mean,
+            parse_channels(config.std, "--std", least=0.0) or splits.std,
             config.precision, dict(config.options), userfile.digest(self.code),
         )  # fmt: skip
-        augment = Augment(config.shift, config.flip) if config.shift or config.flip else None
-        self.loader = Loader(
-            splits.train, config.batch_size, seed=config.seed, augment=augment,
-            mean=splits.mean, std=splits.std,
-            dtype="uint8" if device.pictures else
-            {"fp16": "float16", "bf16": "bfloat16"}.get(config.precision, "float32"),
-        )  # fmt: skip
+        self.loader = make_loader(config, splits, self.description, pictures=device.pictures)
         self.schedule = get_schedule(config.schedule)
         self.total_steps = config.epochs * self.loader.steps_per_epoch
-        rest = len(splits.train) % config.batch_size
+        self.stages = plan_stages(self.description, config, self.loader.steps_per_epoch)
+        self.notes: list[str] = []  # for people, about the run as a whole
+        self.warnings: list[str] = []
+        self._ledger = Ledger()
         with device.session():
-            self.network = Network(
-                self.description, device, infer_batch=min(config.batch_size, len(splits.test)),
-                train_batches=(config.batch_size, *([rest] if rest else [])),
-                label_smoothing=config.label_smoothing, optimizer=config.optimizer,
-                pictures=device.pictures,
-            )  # fmt: skip
-            self.optimizer = Optimizer(
-                config.optimizer, self.network.parameters, weight_decay=config.weight_decay,
-                momentum=config.momentum,
-            )  # fmt: skip
-            self.steps = make_steps(self.network, self.optimizer, config.seed)
+            self._begin(self.stages[0])
+            self.notes += self.work.notes
             self.network.initialise(config.seed)
+            self._borrowed = bool(config.init_from) and not (resumed and folder.last.exists())
+            if self._borrowed:
+                self.notes += load_initial(self.network, Path(config.init_from))
         self.progress = Progress(
             loss_scale=FIRST_SCALE if self.network.scaled else 1.0, place=device.place
         )
-        self.notes: list[str] = []  # for people, about the run as a whole
         self.over_limit = False  # stopped by --stop-above-wh
         self.stop = False  # set from outside: finish the step, save, return
         self.evaluation: Evaluation | None = None  # of the test images, after the latest epoch
 
     @property
+    def network(self) -> Network:
+        """The network of the stage under way."""
+        return self.work.network
+
+    def _begin(self, stage: Stage) -> None:
+        """Compile what a stage needs, in place of the one before; parameters are not set."""
+        vars(self).pop("work", None)  # before its memory is asked for again
+        self.device.release()
+        self.work = Work(
+            stage, self.config, self.splits, self.description, self.device, self.loader
+        )
+        self._ledger.begin(self.work.network)
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What a resumed run must agree with: all that decides the outcome."""
-        ignored = ("data", *RESUME_MAY_CHANGE)
-        told = {k: v for k, v in asdict(self.config).items() if k not in ignored}
-        if self.code:
-            told["code of the network"] = self.description.code
-        return {**told, "data": self.splits.name, "content of the data": self.splits.fingerprint}
+        return identity(self.config, self.splits, self.description.code)
 
     def resume(self) -> None:
         """Continue from the run folder's last checkpoint, if it has one. Raises: InputError."""
@@ -99,13 +108,14 @@ class Trainer:
         if loaded is None:
             return
         tensors, self.progress = loaded
-        place, before = self.device.place, self.progress.place
-        if before and before != place:
-            self.notes.append(
-                f"the run was on {before} before and goes on on {place}: its bits may now differ "
-                "from those of a run that stayed"
-            )
-        self.progress.place = place
+        # a checkpoint between two epochs is of the stage of the first
+        stage = stage_at(self.stages, self.progress.epoch - (self.progress.batch == 0))
+        if stage is not self.work.stage:
+            with self.device.session():
+                self._begin(stage)
+            self.notes = self.work.notes
+        self.warnings += moved(self.progress.place, self.device.place)
+        self.progress.place = self.device.place
         self.meter.go_on(
             self.progress.energy_wh, self.progress.energy_label, self.config.stop_above_wh
         )
@@ -115,19 +125,9 @@ class Trainer:
                 f"--epochs {self.config.epochs} is too few to resume {self.folder.path}, which is "
                 f"in its epoch {begun} already"
             )
-        state = {
-            n.removeprefix("optimizer/"): tensors.pop(n)
-            for n in list(tensors)
-            if n.startswith("optimizer/")
-        }
-        wanted = {name: array.shape for name, array in self.optimizer.state.items()}
-        if {name: array.shape for name, array in state.items()} != wanted:
-            raise InputError(
-                f"{self.folder.last} has no fitting state of the optimizer {self.config.optimizer}"
-            )
-        self.network.load(tensors, str(self.folder.last))
-        for name, array in self.optimizer.state.items():
-            self.device.copy_from_host(array, state[name])
+        weights, state = parted(tensors)
+        self.work.optimizer.load(state, str(self.folder.last))
+        self.network.load(weights, str(self.folder.last))
 
     def run(self, report: Report = lambda _: None) -> Summary:
         """Train to the end, or until `stop` is set. Raises: TrainingError, InputError."""
@@ -135,6 +135,8 @@ class Trainer:
         self._first_step = self.progress.step
         try:
             with self.device.session(), self.folder.open_metrics(self.progress) as self._metrics:
+                if self._borrowed:
+                    self._save()  # from here on the run does not need the file of the weights
                 trained = self._epochs(report)
         except (BackendError, StepError) as error:
             raise TrainingError(f"{error}; {self._kept()}") from error
@@ -151,19 +153,45 @@ class Trainer:
             memory_plan=str(self.network.training[self.config.batch_size].memory),
             device_memory_mb=self.device.arena_bytes / 1e6 if self.device.arena_bytes else None,
             energy=self.meter.read(),
+            savings=self._ledger.savings() if self.config.freeze_until else None,
         )  # fmt: skip
 
     def _epochs(self, report: Report) -> int:
         """Epochs until the last or until `stop` is set; returns the number of images."""
         trained = 0
-        while self.progress.epoch < self.config.epochs and not self.stop:
+        while self.progress.epoch < self.config.epochs and self._enter(report) and not self.stop:
             trained += self._epoch(report)
             if self.progress.batch == self.loader.steps_per_epoch:
                 self.evaluation = self._end_epoch(report)
                 self._watch_energy()
-        if self.progress.epoch == self.config.epochs and self.evaluation is None:
+        done = self.progress.epoch == self.config.epochs
+        if done and self.evaluation is None and self._enter(report):
             self.evaluation = self._evaluate()
         return trained
+
+    def _enter(self, report: Report) -> bool:
+        """Bring the run into the stage of its next epoch; False when stopped on the way."""
+        stage = stage_at(self.stages, self.progress.epoch)
+        if stage is not self.work.stage:
+            self._move(stage)
+            for note in self.work.notes or [str(stage)]:
+                report(Note(f"epoch {self.progress.epoch + 1}: {note}"))
+        if self.work.ready:
+            return True
+        found = self.work.run_frozen(lambda: self.stop)
+        if found is None:
+            return False
+        self._ledger.front(len(found.train) + len(found.test), found.seconds, made=found.made)
+        report(Note(found.note))
+        return True
+
+    def _move(self, stage: Stage) -> None:
+        """Go over to another stage with all that was learnt."""
+        arrays, state = self.network.state_dict(), self.work.optimizer.state_dict()
+        self._begin(stage)
+        self.network.initialise(self.config.seed)  # auxiliary heads that were left out before
+        self.network.load({**self.network.state_dict(), **arrays})
+        self.work.optimizer.carry_over(state)
 
     _train_seconds = 0.0
 
@@ -172,21 +200,22 @@ class Trainer:
         progress, trained = self.progress, 0
         saved = time.monotonic()
         self._epoch_seconds, self._epoch_images = 0.0, 0
-        for batch in self.loader.epoch(progress.epoch, progress.batch):
+        for batch in self.work.batches.epoch(progress.epoch, progress.batch):
             lr = self.config.lr * self.schedule(progress.step, self.total_steps)
-            known = self.steps.run(batch, progress, lr)
+            known = self.work.steps.run(batch, progress, lr)
             progress.step += 1
             progress.batch += 1
             trained += len(batch.labels)
             self._account(known, report)
             self._watch_energy()
             if self.stop or time.monotonic() - saved > CHECKPOINT_SECONDS:
-                self._account(self.steps.drain(), report)
+                self._account(self.work.steps.drain(), report)
                 self._save()
                 saved = time.monotonic()
             if self.stop:
                 break
-        self._account(self.steps.drain(), report)
+        self._account(self.work.steps.drain(), report)
+        self._ledger.trained(trained, self._epoch_seconds)
         return trained
 
     def _watch_energy(self) -> None:
@@ -214,41 +243,35 @@ class Trainer:
             self._write("step", told)
             report(told)
 
-    def _done(self) -> float:
-        """The share of what this session has to do, in steps."""
-        first = self._first_step
-        return (self.progress.step - first) / (self.total_steps - first)
-
     def _kept(self) -> str:
         if self.folder.last.exists():
             return f"the last good checkpoint is {self.folder.last}"
         return "there is no earlier checkpoint"
 
-    def _source(self) -> Source:
-        config = self.config
-        return Source(self.splits.name, config.seed, config.image_size, config.skip_bad)
-
     def _evaluate(self) -> Evaluation:
-        return evaluate(self.network, self.splits.test)
+        begun = time.perf_counter()
+        result = evaluate(self.network, self.work.test)
+        self._ledger.evaluated(len(self.work.test), time.perf_counter() - begun)
+        return result
 
     def _end_epoch(self, report: Report) -> Evaluation:
         progress = self.progress
         self._tensors()  # refuses weights that are not finite, before anything is written
         test = self._evaluate()
         if not math.isfinite(test.loss):
-            layer = diagnose.first_non_finite_of_images(
-                self.network, self.splits.test.images, self.config.batch_size
-            )
+            images, batch = self.work.test.images, self.config.batch_size
+            layer = diagnose.first_non_finite_of_images(self.network, images, batch)
             raise TrainingError(
                 f"the loss on the test images is {test.loss} after step {progress.step} (epoch "
                 f"{progress.epoch + 1}); the first values that are not finite are those of "
                 f"{layer}; {self._kept()}"
             )
+        done = (progress.step - self._first_step) / (self.total_steps - self._first_step)
         told = EpochReport(
             progress.epoch, self.config.epochs, progress.loss_sum / progress.seen,
             progress.correct / progress.seen, test.loss, test.accuracy, self._epoch_seconds,
             self._epoch_images / self._epoch_seconds if self._epoch_seconds else 0.0,
-            self.meter.read().wh, self.meter.forecast(self._done()),
+            self.meter.read().wh, self.meter.forecast(done),
         )  # fmt: skip
         self._write("epoch", told)
         is_best = test.accuracy > progress.best_accuracy
@@ -259,7 +282,9 @@ class Trainer:
         )  # fmt: skip
         # The model first: if we are killed between the two, the resumed run writes it again.
         arrays = self.network.inference_dict()
-        self.folder.save_model(self.description, arrays, self._source())
+        config = self.config
+        source = Source(self.splits.name, config.seed, config.image_size, config.skip_bad)
+        self.folder.save_model(self.description, arrays, source)
         self._save(best=is_best)
         report(told)
         return test
@@ -275,7 +300,9 @@ class Trainer:
 
     def _tensors(self) -> dict[str, np.ndarray]:
         """All that a checkpoint holds. Raises: TrainingError where a number is not finite."""
-        state = {f"optimizer/{n}": self.device.to_host(a) for n, a in self.optimizer.state.items()}
+        state = {
+            f"optimizer/{n}": self.device.to_host(a) for n, a in self.work.optimizer.state.items()
+        }
         tensors = {**self.network.state_dict(), **state}
         bad = next((name for name, a in tensors.items() if not np.isfinite(a).all()), None)
         if bad is not None:

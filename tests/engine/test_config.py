@@ -10,7 +10,9 @@ from cnnengine.engine.config import (
     check_settings,
     default_lr,
     default_run_folder,
+    parse_channels,
     parse_image_size,
+    parse_unfreeze,
     resolve_config,
 )
 from cnnengine.engine.errors import InputError
@@ -82,3 +84,34 @@ def test_default_run_folder__first_free_number(tmp_path, monkeypatch):
 )
 def test_default_run_folder__of_a_network_of_the_user_s_is_a_plain_name(arch, stem):
     assert default_run_folder(TrainConfig(arch=arch, data="toy")).name == f"{stem}-toy-1"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"unfreeze_at": "2:conv1"}, "--unfreeze-at 2:conv1 needs --freeze-until"),
+        ({"freeze_until": "a", "unfreeze_at": "conv1"}, "EPOCH:LAYER, like 5:fire8, not 'conv1'"),
+        ({"freeze_until": "a", "unfreeze_at": "1:b"}, "1:b: the epoch must be in 2 … 15"),
+        ({"freeze_until": "a", "unfreeze_at": "16:b"}, "16:b: the epoch must be in 2 … 15"),
+        ({"freeze_until": "a", "unfreeze_at": "5:b 5:c"}, "5:c: the epoch must be in 6 … 15"),
+        ({"lower_lr": 1.5}, "--lower-lr must be above 0 and at most 1, not 1.5"),
+        ({"lower_lr": 0.0}, "--lower-lr must be above 0"),
+        ({"cache_gb": -1.0}, "--cache-gb must be 0 or a positive number, not -1.0"),
+        ({"mean": "half"}, "--mean must be numbers, one a channel, not 'half'"),
+        ({"mean": "nan"}, "--mean must be numbers"),
+        ({"std": "0.5,0"}, "--std must be numbers above 0, one a channel, not '0.5,0'"),
+    ],
+)
+def test_check__of_frozen_layers_and_normalisation(settings, told):
+    with pytest.raises(InputError, match=told):
+        TrainConfig(**settings).check()
+
+
+def test_parse_unfreeze__pairs_in_order():
+    assert parse_unfreeze("3:fire8 5:fire6/squeeze") == [(3, "fire8"), (5, "fire6/squeeze")]
+    assert parse_unfreeze("") == []
+
+
+@pytest.mark.parametrize("text", ["0.5,0.25", "0.5 0.25", " 0.5, 0.25"])
+def test_parse_channels__commas_or_spaces(text):
+    assert parse_channels(text, "--mean") == (0.5, 0.25)

@@ -91,7 +91,7 @@ def test_gpu__pictures_cross_the_bus_as_bytes(tmp_path, simulated):
     batch = next(trainer.loader.epoch(0))
     with trainer.device.session():
         before = simulated.moved["host to device"]
-        trainer.steps.run(batch, trainer.progress, 0.01)
+        trainer.work.steps.run(batch, trainer.progress, 0.01)
         trainer.steps.drain()
     moved = simulated.moved["host to device"] - before
     pixels = 64 * 8 * 8
@@ -282,7 +282,7 @@ def test_gpu__stopped_and_resumed_on_the_cpu_and_back(tmp_path, simulated, on_cp
         trainer.resume()
         first = trainer.progress.step
         moved = first > 0 and places[-1] != place
-        assert [n.startswith("the run was on c") for n in trainer.notes] == [True] * moved
+        assert [n.startswith("the run was on c") for n in trainer.warnings] == [True] * moved
         places.append(place)
 
         def stop(told, trainer=trainer, first=first):

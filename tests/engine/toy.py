@@ -34,11 +34,11 @@ def toy_config(**changes):
     return TrainConfig(**{**settings, **changes})
 
 
-def toy_trainer(folder, splits=None, **changes):
+def toy_trainer(folder, splits=None, *, resumed=False, **changes):
     """A trainer with a fresh or existing run folder."""
     config = toy_config(**changes)
     run = RunFolder(folder)
     if not folder.exists():
         run.create()
     device = open_device(config.device, config.kernels, graphs=config.graph)
-    return Trainer(config, splits or toy_splits(), device, run)
+    return Trainer(config, splits or toy_splits(), device, run, resumed=resumed)

@@ -1,0 +1,297 @@
+"""What frozen layers make of each image, kept on disk so that it is computed once.
+
+    CACHE/KEY/entry.json           shapes, element type, CRC-32 of both files, how long it took
+    CACHE/KEY/train.bin, test.bin  one array each, memory-mapped while training
+
+KEY is a SHA-256 over all that decides the numbers: the graph of the frozen layers, their weights
+and states, the data, the normalisation, and the kernels. An entry is written beside its place and
+renamed, so it is whole or not there, also when two processes make it at once. Files that are
+removed while a process reads them stay readable for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import platformdirs
+
+from .data import Batch, Loader, Splits
+from .data.loader import ahead
+from .device import numpy_dtype
+from .errors import InputError
+from .freeze import FEATURES
+
+if TYPE_CHECKING:
+    from .network import Network
+
+FORMAT = 1
+CHUNK = 64 << 20  # bytes of features that are made or checked at a time
+ENTRY = "entry.json"
+ABANDONED_SECONDS = 60  # after which an unfinished entry that nobody holds is removed
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """One split behind the frozen layers: `images` [N, ...] in their type, `labels` int32[N]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Both splits, the seconds that the frozen layers took for them, and what to tell people.
+
+    `made`: now, not in an earlier run.
+    """
+
+    train: Features
+    test: Features
+    seconds: float
+    made: bool
+    note: str
+
+
+class FeatureLoader:
+    """Batches of features, in the order in which `loader` would give the images."""
+
+    def __init__(self, loader: Loader, features: Features) -> None:
+        """Nothing is read yet."""
+        self._loader, self._features = loader, features
+        self.steps_per_epoch = loader.steps_per_epoch
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
+        """The batches of `epoch` from number `start_batch` on, prepared ahead by a thread."""
+        return ahead(self._batches(epoch, start_batch))
+
+    def _batches(self, epoch: int, start_batch: int) -> Iterator[Batch]:
+        order, size = self._loader.order(epoch), self._loader.batch_size
+        for index in range(start_batch, self.steps_per_epoch):
+            ids = order[index * size : (index + 1) * size]
+            found = self._features
+            yield Batch(index, np.asarray(found.images[ids]), found.labels[ids], ids)
+
+
+def key_of(network: Network, splits: Splits) -> str:
+    """The SHA-256 that names the features of a data set behind the frozen layers of a network."""
+    description = network.description
+    digest = hashlib.sha256(
+        json.dumps([
+            FORMAT, str(network.front_graph(1)), splits.fingerprint, description.mean,
+            description.std, description.precision, network.device.place,
+        ]).encode()
+    )  # fmt: skip
+    for name, array in sorted(network.front_dict().items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+class FeatureCache:
+    """A folder of entries, the least recently used removed where they take too much room."""
+
+    def __init__(self, folder: str, most_bytes: float) -> None:
+        """Keep at most so many bytes in `folder`, or in the user's cache if that is ""."""
+        user = platformdirs.user_cache_path("cnnengine") / "features"
+        self.folder = Path(folder) if folder else user
+        self.most_bytes = most_bytes
+
+    def get(
+        self, network: Network, splits: Splits, in_order: Loader, stopped: Callable[[], bool]
+    ) -> Kept | None:
+        """The features of both splits, from disk or else made now; None when `stopped`.
+
+        `in_order` gives the training images as training would, in their order in the data set.
+
+        Raises: InputError when the folder cannot be written.
+        """
+        key = key_of(network, splits)
+        place, shapes = self.folder / key, _shapes(network, splits)
+        dtype = network.front_graph(1).outputs[FEATURES].dtype
+        size = feature_bytes(network, splits)
+        try:
+            kept, damage = _open(place, shapes, dtype, splits)
+            if kept is not None:
+                with contextlib.suppress(OSError):
+                    os.utime(place / ENTRY)  # used now
+                return kept
+            if damage:
+                shutil.rmtree(place, ignore_errors=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_room(size)
+            told = _make(place, network, splits, in_order, stopped)
+        except OSError as error:
+            raise InputError(
+                f"cannot keep the outputs of the frozen layers ({size / 1e6:.0f} MB) in "
+                f"{self.folder}: {error.strerror or error}; give another --cache-dir, or "
+                "--cache-gb 0 to run the frozen layers in every step"
+            ) from None
+        if told is None:
+            return None
+        arrays, seconds = told
+        note = (
+            f"ran the frozen layers once over {len(splits.train)} + {len(splits.test)} images in "
+            f"{seconds:.1f} s; kept {size / 1e6:.0f} MB in {place}"
+        )
+        return _kept(arrays, splits, seconds, f"{damage}; {note}" if damage else note, made=True)
+
+    def _make_room(self, size: int) -> None:
+        """Remove abandoned entries, then the least recently used until `size` bytes fit in."""
+        found = []
+        for path in self.folder.iterdir():
+            with contextlib.suppress(OSError):
+                if path.name.endswith(".part"):
+                    _remove_abandoned(path)
+                else:
+                    bytes_ = sum(file.stat().st_size for file in path.iterdir())
+                    found.append(((path / ENTRY).stat().st_mtime, bytes_, path))
+        taken = sum(bytes_ for _, bytes_, _ in found)
+        for _, bytes_, path in sorted(found):
+            if taken + size <= self.most_bytes:
+                break
+            shutil.rmtree(path, ignore_errors=True)
+            taken -= bytes_
+
+
+def feature_bytes(network: Network, splits: Splits) -> int:
+    """Bytes that the features of both splits take."""
+    value = network.front_graph(1).outputs[FEATURES]
+    count = len(splits.train) + len(splits.test)
+    return count * math.prod(value.shape) * numpy_dtype(value.dtype).itemsize
+
+
+def _shapes(network: Network, splits: Splits) -> dict[str, tuple[int, ...]]:
+    one = network.front_graph(1).outputs[FEATURES].shape[1:]
+    return {"train": (len(splits.train), *one), "test": (len(splits.test), *one)}
+
+
+def _kept(
+    arrays: dict[str, np.ndarray], splits: Splits, seconds: float, note: str, *, made: bool
+) -> Kept:
+    train = Features(arrays["train"], splits.train.labels)
+    return Kept(train, Features(arrays["test"], splits.test.labels), seconds, made, note)
+
+
+def _open(
+    place: Path, shapes: dict[str, tuple[int, ...]], dtype: str, splits: Splits
+) -> tuple[Kept | None, str]:
+    """An entry, its content checked; or None and what is wrong with it ("": it is not there)."""
+    if not place.exists():
+        return None, ""
+    arrays = {}
+    try:
+        told = json.loads((place / ENTRY).read_bytes())
+        for split, shape in shapes.items():
+            arrays[split] = _mapped(place, split, shape, dtype)
+            if _checksum(arrays[split]) != told["crc32"][split]:
+                return None, f"{place / f'{split}.bin'} was damaged"
+        seconds = float(told["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, f"{place} was damaged"
+    note = f"took the outputs of the frozen layers from {place}"
+    return _kept(arrays, splits, seconds, note, made=False), ""
+
+
+def _mapped(place: Path, split: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    path, kind = place / f"{split}.bin", numpy_dtype(dtype)
+    if path.stat().st_size != math.prod(shape) * kind.itemsize:
+        raise ValueError(f"{path} has another size")
+    return np.memmap(path, kind, "r", shape=shape)
+
+
+def _checksum(array: np.ndarray) -> int:
+    total, rows = 0, _rows(array[:1])
+    for start in range(0, len(array), rows):
+        total = zlib.crc32(array[start : start + rows].reshape(-1).view(np.uint8).data, total)
+    return total
+
+
+def _rows(one: np.ndarray) -> int:
+    return max(1, CHUNK // max(1, one.nbytes))
+
+
+def _make(
+    place: Path, network: Network, splits: Splits, in_order: Loader, stopped: Callable[[], bool]
+) -> tuple[dict[str, np.ndarray], float] | None:
+    """Run the frozen layers and put the entry in its place; the arrays and seconds, mapped."""
+    part = Path(tempfile.mkdtemp(prefix=f".{place.name[:16]}-", suffix=".part", dir=place.parent))
+    handle = os.open(part, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        begun, sums, arrays = time.perf_counter(), {}, {}
+        for split, shape in _shapes(network, splits).items():
+            images = _images(network, splits, split, in_order)
+            written = _write(part / f"{split}.bin", network, images, stopped)
+            if written is None:
+                return None
+            dtype, sums[split] = written
+            arrays[split] = _mapped(part, split, shape, dtype)
+        seconds = time.perf_counter() - begun
+        told = {"format": FORMAT, "crc32": sums, "seconds": seconds}
+        (part / ENTRY).write_text(json.dumps(told), encoding="utf-8")
+        with contextlib.suppress(OSError):  # another process was first: same content
+            os.rename(part, place)
+        return arrays, seconds
+    finally:
+        os.close(handle)
+        shutil.rmtree(part, ignore_errors=True)  # gone where it was renamed
+
+
+def _images(network: Network, splits: Splits, split: str, in_order: Loader) -> Iterator[np.ndarray]:
+    """The normalised images of a split, some at a time, as a network that is not cut sees them."""
+    if split == "train":
+        for batch in in_order.epoch(0):
+            yield batch.images
+        return
+    images, size = splits.test.images, in_order.batch_size
+    for start in range(0, len(images), size):
+        yield network.normalise(images[start : start + size])
+
+
+def _write(
+    path: Path, network: Network, images: Iterator[np.ndarray], stopped: Callable[[], bool]
+) -> tuple[str, int] | None:
+    """Write the features of all images; (element type, CRC-32), or None when `stopped`."""
+    total, dtype = 0, ""
+    with open(path, "wb") as file:
+        for batch in images:
+            if stopped():
+                return None
+            found = network.features(batch)
+            content = found.reshape(-1).view(np.uint8).data
+            dtype, total = str(found.dtype), zlib.crc32(content, total)
+            file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return dtype, total
+
+
+def _remove_abandoned(part: Path) -> None:
+    """Remove what a process left unfinished, unless one still works on it."""
+    if time.time() - part.stat().st_mtime < ABANDONED_SECONDS:
+        return
+    handle = os.open(part, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(part, ignore_errors=True)
+    finally:
+        os.close(handle)
