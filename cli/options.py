@@ -46,6 +46,18 @@ SETTINGS = {
     "image_size": "Scale images to N or HEIGHTxWIDTH pixels.",
     "skip_bad": "Leave unreadable pictures of a folder out and list them.",
     "images": "Use so many training images, and at most as many to test; 0: all.",
+    "init_from": "Start from trained weights: a run folder, a model file, torchvision's weights. "
+    "Arch, image size, mean and std are then theirs unless told.",
+    "freeze_until": "Do not train the layers up to and including that one, like fire9.",
+    "unfreeze_at": "EPOCH:LAYER, like 5:fire8: from that epoch on train that layer and all behind "
+    "it; may be repeated.",
+    "lower_lr": "The last layer learns at --lr, each group of layers in front of it (trained from "
+    "the start; added by --unfreeze-at) at FACTOR times the rate of the group behind.",
+    "mean": "What is taken off each channel of an image in 0 … 1, like 0.485,0.456,0.406; else the "
+    "mean of the training images.",
+    "std": "What each channel is then divided by; else their standard deviation.",
+    "cache_dir": "Where the outputs of frozen layers are kept; else the user's cache folder.",
+    "cache_gb": "How much may be kept there, in GB; 0: the frozen layers run in every step.",
     "device": "auto, cpu, cuda, cuda:N or interpreter.",
     "kernels": "auto: the best that can run; or one backend.",
     "graph": "On a GPU, replay each step as one CUDA graph.",
@@ -55,10 +67,18 @@ SETTINGS = {
 }
 
 
+METAVARS = {"lower_lr": "FACTOR", "freeze_until": "LAYER", "init_from": "FILE|RUN"}
+REPEATED = {
+    "options": OPTION,
+    "unfreeze_at": click.option("--unfreeze-at", multiple=True, metavar="EPOCH:LAYER",
+                                help=SETTINGS["unfreeze_at"]),
+}  # fmt: skip
+
+
 def settings(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command one option for each setting; those not given are None."""
     for setting in reversed(fields(TrainConfig)):
-        decorator = OPTION if setting.name == "options" else _setting(setting.name, setting.default)
+        decorator = REPEATED.get(setting.name) or _setting(setting.name, setting.default)
         command = decorator(command)
     return command
 
@@ -76,7 +96,8 @@ def _setting(name: str, default: Any) -> Decorator:
     if default == "":
         told = ""
     return click.option(
-        f"--{flag}", name, type=type(default), default=None, help=f"{SETTINGS[name]}  {told}",
+        f"--{flag}", name, type=type(default), default=None, metavar=METAVARS.get(name),
+        help=f"{SETTINGS[name]}  {told}",
         shell_complete=functools.partial(_among, name),
     )  # fmt: skip
 

@@ -6,13 +6,12 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from ..engine.energy import amount
-from ..engine.train import EpochReport, StepReport, Trainer
+from ..engine.reports import EpochReport, Note, Report, StepReport
+from ..engine.train import Trainer
 from . import output
-
-Report = Callable[[StepReport | EpochReport], None]
 
 
 @contextlib.contextmanager
@@ -34,9 +33,9 @@ def display(trainer: Trainer) -> Iterator[Report]:
         )
         begun, first = time.monotonic(), trainer.progress.step
 
-        def report(told: StepReport | EpochReport) -> None:
-            if isinstance(told, EpochReport):
-                for line in (epoch_line(told), *forecast.lines(told)):
+        def report(told: StepReport | EpochReport | Note) -> None:
+            if not isinstance(told, StepReport):
+                for line in _lines(forecast, told):
                     bar.console.print(line)
                 return
             done = told.step
@@ -86,7 +85,11 @@ class Forecast:
         return [line]
 
 
-def _plain(forecast: Forecast, told: StepReport | EpochReport) -> None:
-    if isinstance(told, EpochReport):
-        for line in (epoch_line(told), *forecast.lines(told)):
+def _lines(forecast: Forecast, told: EpochReport | Note) -> list[str]:
+    return [told.text] if isinstance(told, Note) else [epoch_line(told), *forecast.lines(told)]
+
+
+def _plain(forecast: Forecast, told: StepReport | EpochReport | Note) -> None:
+    if not isinstance(told, StepReport):
+        for line in _lines(forecast, told):
             output.note(line)

@@ -25,6 +25,7 @@ from . import options, output
 
 if TYPE_CHECKING:
     from ..engine.checkpoint import RunFolder
+    from ..engine.savings import Savings
     from ..engine.train import Summary, Trainer
 
 
@@ -48,12 +49,14 @@ def command(
     flags = {name: value for name, value in told.items() if value is not None and value != ()}
     if "options" in flags:
         flags["options"] = options.network_options(flags["options"])
+    if "unfreeze_at" in flags:
+        flags["unfreeze_at"] = " ".join(flags["unfreeze_at"])
+    flags |= _whole_paths(flags)
     if resume is not None:
         _refuse_beside_resume(out=out, overwrite=overwrite, config=config_file)
         config = _resumed(resume, flags)
     else:
-        config = resolve_config(_settings_of(config_file), flags)
-        config = replace(config, data=_absolute(config.data), arch=userfile.settled(config.arch))
+        config = _new(_settings_of(config_file), flags)
     trainer = _prepare(config, resume or out or default_run_folder(config), overwrite, bool(resume))
     with trainer.folder.held():
         if resume is not None:
@@ -77,6 +80,23 @@ def command(
             f"continue with: cnnengine train --resume {trainer.folder.path}{more}"
         )
         sys.exit(128 + stopped_by)
+
+
+def _new(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> TrainConfig:
+    """The configuration of a run that begins. Raises: InputError."""
+    config = resolve_config(settings, _whole_paths(settings), flags)
+    config = replace(config, data=_absolute(config.data), arch=userfile.settled(config.arch))
+    if not config.init_from:
+        return config
+    from ..engine.transfer import completed
+
+    return completed(config, arch_given="arch" in settings or "arch" in flags)
+
+
+def _whole_paths(told: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that are paths, so that they hold in any folder."""
+    names = ("init_from", "cache_dir")
+    return {name: str(Path(told[name]).resolve()) for name in names if told.get(name)}
 
 
 def _refuse_beside_resume(**given: Any) -> None:
@@ -140,6 +160,7 @@ def _prepare(config: TrainConfig, path: Path, overwrite: bool, resumed: bool) ->
     from ..engine.device import open_device, use_threads
     from ..engine.models import check_options, get_model
     from ..engine.train import Trainer
+    from ..engine.transfer import channels
 
     check_options(get_model(config.arch), config.options)
     device = open_device(config.device, config.kernels, graphs=config.graph)
@@ -149,11 +170,11 @@ def _prepare(config: TrainConfig, path: Path, overwrite: bool, resumed: bool) ->
         folder.check_free(overwrite=overwrite)
     splits = data.load(
         config.data, skip_bad=config.skip_bad, image_size=parse_image_size(config.image_size),
-        seed=config.seed,
+        channels=channels(config), seed=config.seed,
     )  # fmt: skip
     if config.images:
         splits = data.limited(splits, config.images)
-    return Trainer(config, splits, device, folder)
+    return Trainer(config, splits, device, folder, resumed=resumed)
 
 
 def _introduce(trainer: Trainer) -> None:
@@ -162,8 +183,10 @@ def _introduce(trainer: Trainer) -> None:
         f"{config.arch} on {splits.name} ({splits.note}); {trainer.device.name}, kernels "
         f"{' and '.join(trainer.device.backends)}, {config.precision}"
     )
-    for told in trainer.notes:
+    for told in trainer.warnings:
         output.warn(told)
+    for told in trainer.notes:
+        output.note(told)
     for declined in trainer.device.declined:
         output.warn(f"slower than it could be: {declined}")
     if trainer.device.warning:
@@ -252,8 +275,30 @@ def _facts(folder: RunFolder, summary: Summary) -> list[tuple[str, object]]:
         ("energy", summary.energy),
         ("", summary.energy.sources()),
         ("parameters", f"{summary.parameters:,}"),
+        *_spared(summary.savings),
         ("run folder", folder.path),
     ]
     if summary.finished:
         facts.append(("next", f"cnnengine eval {folder.path}"))
     return facts
+
+
+def _spared(savings: Savings | None) -> list[tuple[str, object]]:
+    """What freezing layers spared beside training all of them."""
+    from ..engine.energy import amount
+
+    if savings is None or not savings.multiply_adds_all:
+        return []
+    work = 1 - savings.multiply_adds / savings.multiply_adds_all
+    spent, whole = (output.scaled(n) for n in (savings.multiply_adds, savings.multiply_adds_all))
+    told: list[tuple[str, object]] = [
+        ("work spared", f"{work:.1%}: {spent} of {whole} multiply-adds of training every layer"),
+    ]
+    if savings.seconds_all > savings.seconds:
+        less, much = savings.seconds_all - savings.seconds, savings.seconds_all
+        told.append((
+            "time spared", f"about {output.duration(less)} of {output.duration(much)} (estimated)"
+        ))  # fmt: skip
+    if savings.energy_wh is not None and savings.energy_wh > 0:
+        told.append(("energy spared", f"about {amount(savings.energy_wh)} Wh (estimated)"))
+    return told

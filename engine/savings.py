@@ -14,13 +14,15 @@ class Savings:
 
     `multiply_adds` and `multiply_adds_all` are counted from the graphs (updates left out);
     `seconds` is measured; `seconds_all` is estimated: `multiply_adds_all` at the rate at which this
-    session's own layers ran.
+    session's own layers ran. `energy_wh` is what was spared, estimated: the difference of both at
+    this session's mean power; None where that is unknown.
     """
 
     multiply_adds: float
     multiply_adds_all: float
     seconds: float
     seconds_all: float
+    energy_wh: float | None
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,14 @@ class Ledger:
         self._all += images * self._costs.infer_all
         self._seconds += seconds
 
-    def savings(self) -> Savings:
-        """The account up to now."""
+    def savings(self, wh: float | None, seconds: float) -> Savings:
+        """The account up to now; the session has used `wh` watt-hours in `seconds`."""
         pace = self._timed_seconds / self._timed if self._timed else 0.0
-        return Savings(self._spent / 2, self._all / 2, self._seconds, self._all * pace)
+        longer = self._all * pace - self._seconds
+        return Savings(
+            self._spent / 2, self._all / 2, self._seconds, self._all * pace,
+            None if wh is None else wh / seconds * longer,
+        )  # fmt: skip
 
     def _time(self, operations: float, seconds: float) -> None:
         self._timed += operations

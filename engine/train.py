@@ -30,7 +30,7 @@ from .model_meta import Source
 from .network import Description, Network
 from .reports import EpochReport, Note, Report, StepReport, Summary
 from .resume import identity, moved, parted
-from .savings import Ledger
+from .savings import Ledger, Savings
 from .schedule import get_schedule
 from .stages import Stage, plan_stages, stage_at
 from .steps import Outcome, StepError
@@ -131,7 +131,7 @@ class Trainer:
 
     def run(self, report: Report = lambda _: None) -> Summary:
         """Train to the end, or until `stop` is set. Raises: TrainingError, InputError."""
-        begun = time.perf_counter()
+        begun, wh = time.perf_counter(), self.meter.read().wh
         self._first_step = self.progress.step
         try:
             with self.device.session(), self.folder.open_metrics(self.progress) as self._metrics:
@@ -142,6 +142,7 @@ class Trainer:
             raise TrainingError(f"{error}; {self._kept()}") from error
         finished = self.progress.epoch == self.config.epochs
         seconds = time.perf_counter() - begun
+        energy = self.meter.read()
         best, test = self.progress.best_accuracy, self.evaluation
         return Summary(
             run=str(self.folder.path), finished=finished, epochs=self.progress.epoch,
@@ -152,9 +153,14 @@ class Trainer:
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             memory_plan=str(self.network.training[self.config.batch_size].memory),
             device_memory_mb=self.device.arena_bytes / 1e6 if self.device.arena_bytes else None,
-            energy=self.meter.read(),
-            savings=self._ledger.savings() if self.config.freeze_until else None,
+            energy=energy, savings=self._savings(wh, energy.wh, seconds),
         )  # fmt: skip
+
+    def _savings(self, before: float | None, wh: float | None, seconds: float) -> Savings | None:
+        if not self.config.freeze_until:
+            return None
+        used = None if wh is None or before is None else wh - before
+        return self._ledger.savings(used, seconds)
 
     def _epochs(self, report: Report) -> int:
         """Epochs until the last or until `stop` is set; returns the number of images."""
