@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -279,7 +280,7 @@ def test_stages__each_one_trains_more_and_lower_layers_move_less(tmp_path):
     trainer.run(report)
     moved = [
         {name.partition("/")[0] for name in before if not np.array_equal(before[name], after[name])}
-        for before, after in zip(seen, seen[1:], strict=False)
+        for before, after in itertools.pairwise(seen)
     ]
     assert "conv3" in moved[0]
     assert not {"conv1", "conv2", "conv2_norm"} & moved[0]

@@ -92,7 +92,7 @@ def test_gpu__pictures_cross_the_bus_as_bytes(tmp_path, simulated):
     with trainer.device.session():
         before = simulated.moved["host to device"]
         trainer.work.steps.run(batch, trainer.progress, 0.01)
-        trainer.steps.drain()
+        trainer.work.steps.drain()
     moved = simulated.moved["host to device"] - before
     pixels = 64 * 8 * 8
     assert batch.images.nbytes == pixels
