@@ -42,6 +42,7 @@ class Ledger:
     def __init__(self) -> None:
         """Nothing is done yet."""
         self._spent = self._all = self._seconds = 0.0
+        self._frozen = False
         self._timed, self._timed_seconds = 0.0, 0.0
 
     def begin(self, network: Network) -> None:
@@ -56,6 +57,7 @@ class Ledger:
             autodiff(whole).flops() / batch, network.description.graph(1, training=False).flops(),
         )  # fmt: skip
         self._cut = network.freeze.cut
+        self._frozen |= bool(network.freeze.boundary)
 
     def front(self, images: int, seconds: float, *, made: bool) -> None:
         """The frozen layers took `seconds` for `images`; `made` False: in an earlier session."""
@@ -78,8 +80,14 @@ class Ledger:
         self._all += images * self._costs.infer_all
         self._seconds += seconds
 
-    def savings(self, wh: float | None, seconds: float) -> Savings:
-        """The account up to now; the session has used `wh` watt-hours in `seconds`."""
+    def savings(self, before: float | None, now: float | None, seconds: float) -> Savings | None:
+        """The account up to now; None where nothing was frozen.
+
+        `before` and `now` are the meter's watt-hours at both ends of the session of `seconds`.
+        """
+        if not self._frozen:
+            return None
+        wh = None if before is None or now is None else now - before
         pace = self._timed_seconds / self._timed if self._timed else 0.0
         longer = self._all * pace - self._seconds
         return Savings(

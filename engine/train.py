@@ -30,7 +30,7 @@ from .model_meta import Source
 from .network import Description, Network
 from .reports import EpochReport, Note, Report, StepReport, Summary
 from .resume import identity, moved, parted
-from .savings import Ledger, Savings
+from .savings import Ledger
 from .schedule import get_schedule
 from .stages import Stage, plan_stages, stage_at
 from .steps import Outcome, StepError
@@ -153,14 +153,8 @@ class Trainer:
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             memory_plan=str(self.network.training[self.config.batch_size].memory),
             device_memory_mb=self.device.arena_bytes / 1e6 if self.device.arena_bytes else None,
-            energy=energy, savings=self._savings(wh, energy.wh, seconds),
+            energy=energy, savings=self._ledger.savings(wh, energy.wh, seconds),
         )  # fmt: skip
-
-    def _savings(self, before: float | None, wh: float | None, seconds: float) -> Savings | None:
-        if not self.config.freeze_until:
-            return None
-        used = None if wh is None or before is None else wh - before
-        return self._ledger.savings(used, seconds)
 
     def _epochs(self, report: Report) -> int:
         """Epochs until the last or until `stop` is set; returns the number of images."""
