@@ -51,17 +51,26 @@ def rule(op: str) -> Callable[[Rule], Rule]:
     return register
 
 
+def _summed(value: Value, node: Node) -> Value:
+    """A fresh value for a gradient that is summed in the accumulator's type.
+
+    Its name tells the node where that is not the parameter's own layer: others may use it, too.
+    """
+    suffix = "" if value.name.startswith(f"{node.name}/") else f"@{node.name}/sums"
+    return Value(f"grad/{value.name}{suffix}", value.shape, spec.accumulator(value.dtype))
+
+
 def _linear(emit: Emitter, node: Node, dy: Value, wanted: set[str], **statics: Any) -> Gradients:
     x, w, b = node["x"], node["w"], node["b"]
     gradients: Gradients = {}
     if "b" in wanted:
-        gradients["b"] = emit("bias_grad", node.name, gradient_of(b), dy=dy)
+        gradients["b"] = emit("bias_grad", node.name, _summed(b, node), dy=dy)
     if "w" in wanted:
-        gradients["w"] = emit(f"{node.op}_wgrad", node.name, gradient_of(w), x=x, dy=dy, **statics)
+        out = _summed(w, node)
+        gradients["w"] = emit(f"{node.op}_wgrad", node.name, out, x=x, dy=dy, **statics)
     if "x" in wanted:
-        gradients["x"] = emit(
-            f"{node.op}_dgrad", node.name, gradient_of(x, f"@{node.name}"), dy=dy, w=w, **statics
-        )
+        out = Value(f"grad/{x.name}@{node.name}", x.shape, node.out.dtype)
+        gradients["x"] = emit(f"{node.op}_dgrad", node.name, out, dy=dy, w=w, **statics)
     return gradients
 
 
@@ -201,8 +210,8 @@ def _batch_norm(emit: Emitter, node: Node, dy: Value, wanted: set[str]) -> Gradi
     gamma, beta = node["gamma"], node["beta"]
     gradients: dict[str, Value] = {
         "x": gradient_of(node["x"], f"@{node.name}"),
-        "gamma": gradient_of(gamma),
-        "beta": gradient_of(beta),
+        "gamma": _summed(gamma, node),
+        "beta": _summed(beta, node),
     }
     emit(
         "batch_norm_backward", node.name, gradients["x"], x=node["x"], dy=dy, gamma=gamma,

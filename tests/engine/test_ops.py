@@ -144,6 +144,17 @@ def test_ops__a_16_bit_graph_has_gradients_of_its_parameters(given):
         assert 0 < error <= 0.05 * np.linalg.norm(expected), name
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_matmul__of_weights_used_twice_and_of_activations(dtype):
+    b = GraphBuilder("tied", dtype=dtype)
+    x = b.flatten(b.conv2d(b.input("x", (2, 4, 4, 3)), 4, 1, name="c"))
+    w = b.parameter("d/w", (64, 64), "he", fan_in=64, decay=True)
+    y = b.matmul(b.matmul(b.matmul(x, w), w), b.clip(b.matmul(w, w)))
+    loss = b.softmax_cross_entropy(y, b.input("labels", (2,), "int32"))
+    graph = verify(autodiff(b.finish(loss=loss)))
+    assert graph.outputs["grad/d/w"].dtype == "float32"
+
+
 @pytest.mark.parametrize("size", [(1, 1), (9, 14), (9, 15), (3, 200), (200, 3), (129, 130)])
 def test_global_max_pool2d__of_any_size(size):
     b = GraphBuilder("largest", training=False)
