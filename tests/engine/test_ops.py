@@ -16,6 +16,7 @@ from cnnengine.engine.graph_rules import verify
 from cnnengine.engine.init import initial_values
 from cnnengine.engine.passes.autodiff import autodiff
 from cnnengine.engine.runner import Plan, Storage
+from cnnengine.kernels import registry
 
 IMAGE = (2, 5, 4, 6)
 
@@ -49,6 +50,15 @@ def scaled(b, x, p):
     return b.add(b.mul(x, b.broadcast(p["p"], IMAGE)), b.broadcast(p["q"], IMAGE))
 
 
+def everything(b, x, p):
+    """Each of the new functions once."""
+    y = b.prelu(scaled(b, x, p), p["s"])
+    y = b.pad(y, (0, 1, 0, 0), (0, -1, 0, 0))
+    y = b.leaky_relu(b.clip(y, -2.0, 2.0), 0.2)
+    gates = b.softmax(b.reduce_sum(y, (1, 2), keepdims=True))
+    return b.transpose(b.mul(y, b.broadcast(gates, IMAGE)), (0, 3, 1, 2))
+
+
 NETWORKS = {  # what is computed of x = conv and the parameters p [C], q [1,1,4,1] and s [C]
     "scaled": scaled,
     "transposed": lambda b, x, p: b.mul(
@@ -70,15 +80,16 @@ NETWORKS = {  # what is computed of x = conv and the parameters p [C], q [1,1,4,
     "joined": lambda b, x, p: b.concat(
         [b.reshape(scaled(b, x, p), (10, 24)), b.reshape(x, (10, 24)), b.reshape(x, (10, 24))]
     ),
+    "everything": everything,
     "squared, one parameter for two": lambda b, x, p: b.mul(
         *[b.add(x, b.broadcast(b.add(p["p"], p["s"]), IMAGE))] * 2
     ),
 }
 
 
-def our_loss_and_gradients(network, inputs, parameters, dtype="float64"):
+def our_loss_and_gradients(network, inputs, parameters, dtype="float64", device=None):
     """The loss of a dense head behind `network`, and the gradients by name."""
-    device = open_device("cpu", "numpy")
+    device = device or open_device("cpu", "numpy")
     b = GraphBuilder("ops", dtype=dtype)
     x = b.conv2d(b.input("x", (2, 5, 4, 3)), 6, 1, bias=False, name="c")
     p = {name: b.parameter(name, parameters[name].shape, "zeros") for name in "pqs"}
@@ -95,7 +106,8 @@ def our_loss_and_gradients(network, inputs, parameters, dtype="float64"):
     arena.gradients.fill(np.nan)
     plan = Plan(program, Storage(device, arena, [program]))
     plan.feed(inputs)
-    plan.run()
+    with device.session():
+        plan.run()
     found = {name: arena.gradient(name).copy() for name, _ in arena}
     return plan.output("loss").copy(), found, drawn
 
@@ -130,6 +142,18 @@ def test_ops__values_and_gradients_are_torch_s(name, given):
         expected = leaf.grad.numpy()
         error = np.linalg.norm(gradients[n] - expected)
         assert error <= 1e-12 * max(1.0, np.linalg.norm(expected)), n
+
+
+@pytest.mark.parametrize("kernels", ["triton", "cupy"])
+def test_ops__of_the_gpu_backends_give_the_same(kernels, given):
+    if (reason := registry.missing(kernels)) is not None:
+        pytest.skip(f"backend {kernels}: {reason}")
+    device = open_device("interpreter", kernels)
+    exact = our_loss_and_gradients(everything, *given)
+    found = our_loss_and_gradients(everything, *given, "float32", device)
+    assert np.linalg.norm(found[0] - exact[0]) <= 1e-5 * np.linalg.norm(exact[0])
+    for name, expected in exact[1].items():
+        assert np.linalg.norm(found[1][name] - expected) <= 1e-4 * np.linalg.norm(expected), name
 
 
 def test_ops__a_16_bit_graph_has_gradients_of_its_parameters(given):
