@@ -5,7 +5,7 @@ peak: the most that the whole process held while it ran them (VmHWM, set back on
 stood and had run once, which is when torch.compile compiles), interpreter and libraries included;
 growth: that peak less what was resident (VmRSS) after a tiny network had run in the same mode and
 was gone, so that libraries which load when first used do not count: about what the network, its
-optimizer, activations and scratch memory take.
+optimizer, activations and scratch memory take (the arrays that both sides start from are gone).
 
 getrusage's peak is of no use here: it also counts what the parent process held when it forked. The
 process is this module, run with SIDE ARCH BATCH MODE THREADS PRECISION.
@@ -68,6 +68,7 @@ def _run(
         from .torch_side import TorchSide
 
         runner = TorchSide(setting, mode, side.removeprefix("torch "))
+    setting.weights.clear()  # the side has its own
     with session:
         getattr(runner, mode)()
         built()

@@ -26,8 +26,8 @@ LAST = "the last"
 @options.OPTION
 @click.option("--training/--inference", default=False, help="[default: inference]")
 @click.option("--graph", "graph_pass", is_flag=False, flag_value=LAST, metavar="[PASS]",
-              help="Print the graph after a pass: build, autodiff (training), fuse, concat, "
-              "select.  [default: the last]")  # fmt: skip
+              help="Print the graph after a pass: build, autodiff (training), fold (inference), "
+              "fuse, concat, select.  [default: the last]")  # fmt: skip
 @click.option("--plan", is_flag=True, help="Print the steps that will run, each with its reason.")
 @click.option("--precision", default=TrainConfig.precision, show_default=True,
               help=options.SETTINGS["precision"])  # fmt: skip
