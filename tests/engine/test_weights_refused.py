@@ -223,6 +223,35 @@ def test_read_weights__hostile_files_of_torch(damage, torch_oracle, tmp_path, mo
     assert not (tmp_path / "evil").exists()
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "npz", "pth", "old pth"])
+def test_read_weights__random_damage_is_told_in_one_line(kind, request, tmp_path):
+    """Whatever the readers of each kind stumble over, and numbers that are still whole."""
+    if "pth" in kind:
+        request.getfixturevalue("torch_oracle")
+    description = described("C2 P F3", 2)
+    path = saved(kind, tmp_path / "w", drawn(description))
+    whole, rng, refused = path.read_bytes(), np.random.default_rng(5), 0
+    for _ in range(100):
+        content = bytearray(whole)
+        place = int(rng.integers(min(len(content), rng.choice([64, 500, len(content)]))))
+        match rng.integers(4):
+            case 0:
+                content[place] = rng.integers(256)
+            case 1:
+                content[place] ^= 1 << int(rng.integers(8))
+            case 2:
+                del content[place:]
+            case _:
+                content[place : place + 8] = rng.bytes(5)
+        path.write_bytes(content)
+        try:
+            read_weights(path, description)
+        except InputError as error:
+            assert str(error).isprintable()  # noqa: PT017
+            refused += 1
+    assert 50 < refused < 100
+
+
 def test_read_weights__says_what_to_install_where_torch_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "w").write_bytes(pickle.dumps({}))
