@@ -250,7 +250,9 @@ def load_model(path: Path) -> tuple[Description, dict[str, np.ndarray], Source]:
     file = path / "model.safetensors" if path.is_dir() else path
     arrays, meta = files.load_tensors(file, mapped=True)
     if meta.get("format") != FORMAT or "arch" not in meta:
-        raise InputError(f"{file} is not a cnnengine model of format {FORMAT}")
+        raise InputError(
+            f"{file} is not a cnnengine model of format {FORMAT}; cnnengine import makes one of it"
+        )
     meta.pop("format")
     description, source = parse_model(meta, file)
     if description.code:

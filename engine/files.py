@@ -91,7 +91,10 @@ def load_tensors(
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} is no readable safetensors file: {error}") from None
     if not isinstance(meta, dict):
-        raise InputError(f"{path} was not written by cnnengine: it has no {META!r} metadata")
+        raise InputError(
+            f"{path} was not written by cnnengine: it has no {META!r} metadata; of weights, "
+            "cnnengine import makes a model"
+        )
     expected, found = meta.pop(CHECKSUM, None), checksum(tensors)
     if found != expected:
         raise InputError(f"{path} is damaged: its CRC-32 is {found}, it was written as {expected}")

@@ -140,6 +140,8 @@ def test_export_weights__comes_back_to_the_bit(arch, tmp_path):
     first, other, last = (tmp_path / f"{n}.safetensors" for n in ("first", "other", "last"))
     save_model(first, description, drawn(description), source)
     export_weights(other, *load_model(first), "torchvision")
+    with pytest.raises(InputError, match="no.* cnnengine model .* cnnengine import makes one"):
+        load_model(other)
     back, told, weights = import_weights(other, Wish())
     assert weights.kind == "torchvision"
     save_model(last, back, weights.arrays, told)
