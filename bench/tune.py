@@ -21,9 +21,10 @@ import numpy as np
 from ..engine.device import Device, numpy_dtype
 from ..engine.errors import InputError, unknown_name
 from ..engine.models import get_model
-from ..engine.network import PRECISIONS, Description
+from ..engine.network import Description
 from ..engine.passes.autodiff import autodiff
 from ..engine.passes.fuse import fuse
+from ..engine.precision import PRECISIONS
 from ..kernels import registry, spec, tiling
 from ..kernels.tiling import Asked, Entry, Machine
 from . import compile_cases, tile_tables

@@ -110,14 +110,14 @@ def _among(
 
 
 def _known(what: str) -> Iterable[str]:
-    from ..engine import data, device, models, network, optim, schedule
+    from ..engine import data, device, models, optim, precision, schedule
 
     known: dict[str, Iterable[str]] = {
         "arch": (model.name for model in models.list_models()),
         "data": data.REGISTRY,
         "optimizer": optim.OPTIMIZERS,
         "schedule": schedule.SCHEDULES,
-        "precision": network.PRECISIONS,
+        "precision": precision.PRECISIONS,
         "device": device.DEVICES,
         "kernels": device.KERNELS,
     }

@@ -42,7 +42,7 @@ def command(
     from ..engine import compile as compiler
     from ..engine.device import open_device
     from ..engine.models import build_graph, get_model
-    from ..engine.network import activation_dtype, products
+    from ..engine.precision import activation_dtype, products
     from .options import network_options
 
     if arch is None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .network import PRECISIONS, Description
+from .network import Description
+from .precision import PRECISIONS
 
 MOST_PIXELS = 1 << 16  # a side of an image
 

@@ -24,29 +24,9 @@ from .init import initial_state, initial_values
 from .ir import Graph
 from .models import build_graph, get_model
 from .optim import Optimizer
+from .precision import PRECISIONS, activation_dtype, products
 from .runner import Feeds, Plan, Program, Storage
 from .scaling import LossScaling
-
-PRECISIONS = {
-    "fp32": "float32", "tf32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"
-}  # fmt: skip
-
-
-def activation_dtype(precision: str, device: Device | None = None) -> str:
-    """The element type of activations for a precision (on a device). Raises: InputError."""
-    if precision not in PRECISIONS:
-        raise InputError(f"unknown precision {precision!r}; known: {', '.join(PRECISIONS)}")
-    if device is not None and precision not in device.precisions:
-        place = {"tf32": "a GPU", "fp64": "the CPU"}.get(precision, "another device")
-        raise InputError(
-            f"precision {precision} needs {place}; {device.name} has {', '.join(device.precisions)}"
-        )
-    return PRECISIONS[precision]
-
-
-def products(precision: str, device: Device) -> str:
-    """How convolutions form products of float32: what `spec.Conv2d.precision` says."""
-    return "tf32" if precision == "tf32" else device.products
 
 
 @dataclass(frozen=True)
