@@ -18,7 +18,7 @@ from .checkpoint import FORMAT, save_model
 from .errors import InputError
 from .model_meta import Source, parse_model, told_of_model
 from .models import get_model
-from .naming import torch_naming
+from .naming import check_distinct, torch_naming
 from .network import Description
 from .tensorfiles import Tensors, open_tensors
 from .weights import Weights, count_classes, fit_weights
@@ -79,9 +79,8 @@ def export_weights(
     if names == "own":
         save_model(path, description, arrays, source)
         return
-    naming = torch_naming(
-        description.graph(1, training=False), get_model(description.arch).torchvision
-    )
+    table = get_model(description.arch).torchvision
+    naming = check_distinct(torch_naming(description.graph(1, training=False), table))
     theirs = {naming.names[ours]: naming.to_file(ours, array) for ours, array in arrays.items()}
     meta = {"format": [TORCHVISION, FORMAT], **told_of_model(description, source)}
     files.save_tensors(path, theirs, meta)

@@ -39,13 +39,16 @@ class Naming:
 
 
 def find_naming(names: Iterable[str], graph: Graph, table: Torchvision | None) -> Naming:
-    """The naming that most of `names` follow; where none is known, the one that looks like them."""
+    """The naming that most of `names` follow; where none is known, the one that looks like them.
+
+    Raises: InputError as `check_distinct`.
+    """
     own, torch = own_naming(graph), torch_naming(graph, table)
     names = set(names)
     own_hits, torch_hits = (len(names & set(n.names.values())) for n in (own, torch))
-    if own_hits == torch_hits:
-        return own if any("/" in name for name in names) else torch
-    return own if own_hits > torch_hits else torch
+    if own_hits > torch_hits or (own_hits == torch_hits and any("/" in name for name in names)):
+        return own
+    return check_distinct(torch)
 
 
 def own_naming(graph: Graph) -> Naming:
@@ -79,6 +82,19 @@ def torch_naming(graph: Graph, table: Torchvision | None) -> Naming:
     names = {value.name: name(value) for value in _tensors(graph)}
     shapes = {value.name: _torch_shape(value.shape) for value in _tensors(graph)}
     return Naming("torchvision", names, shapes, to_ours, to_file)
+
+
+def check_distinct(naming: Naming) -> Naming:
+    """The naming itself. Raises: InputError when two tensors have one name in it."""
+    ours: dict[str, str] = {}
+    for name, theirs in naming.names.items():
+        if theirs in ours:
+            raise InputError(
+                f"by {naming.kind}'s names {ours[theirs]} and {name} are both {theirs}; "
+                "rename a layer, or use our own names"
+            )
+        ours[theirs] = name
+    return naming
 
 
 def head(graph: Graph) -> str:

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from cnnengine.engine import files
+from cnnengine.engine.build import GraphBuilder
 from cnnengine.engine.checkpoint import load_model, save_model
 from cnnengine.engine.errors import InputError
 from cnnengine.engine.exchange import Wish, import_weights
 from cnnengine.engine.model_meta import Source
 from cnnengine.engine.models import get_model
-from cnnengine.engine.naming import torch_naming
+from cnnengine.engine.naming import find_naming, torch_naming
 from cnnengine.engine.weights import read_weights
 
 from .weight_samples import described, drawn, saved, small
@@ -82,6 +83,17 @@ def test_read_weights__numbers_that_are_not_finite(value, told, tmp_path):
     saved("npz", tmp_path / "w", arrays)
     with pytest.raises(InputError, match=re.escape(f"w: {told}")):
         read_weights(tmp_path / "w", small("lenet", precision="fp32"))
+
+
+def test_find_naming__two_tensors_of_one_name():
+    b = GraphBuilder("alike", training=False)
+    with b.scope("a"):
+        x = b.dense(b.input("x", (1, 4)), 4, name="b")
+    graph = b.finish(logits=b.dense(x, 4, name="a.b"))
+    assert find_naming(["a/b/w", "a/b/b", "a.b/w", "a.b/b"], graph, None).kind == "own"
+    told = "by torchvision's names a/b/w and a.b/w are both a.b.weight; rename a layer"
+    with pytest.raises(InputError, match=told):
+        find_naming(["a.b.weight"], graph, None)
 
 
 def test_read_weights__variances_below_zero(tmp_path):
