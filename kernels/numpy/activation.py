@@ -73,9 +73,12 @@ def _leak(dy: np.ndarray, x: np.ndarray, slope: np.ndarray, out: np.ndarray) -> 
             by_channel(np.multiply, leaked, slopes, leaked)
         else:
             np.multiply(leaked, slopes, out=leaked)
-        store(np.add(leaked, kept, out=leaked), out[i:j])
+        if out.dtype == wide:
+            np.add(leaked, kept, out=out[i:j])
+        else:
+            store(np.add(leaked, kept, out=leaked), out[i:j])
 
-    for_chunks(len(x), rows_per_chunk(x.shape[1]), run)
+    for_chunks(len(x), rows_per_chunk(x.shape[1], CHUNK // 2), run)  # five operands in cache
 
 
 @spec.implements(spec.leaky_relu)
