@@ -26,7 +26,7 @@ MOST_WEIGHTS = 2**33  # bytes of all weights
 
 FOLDED = {  # operations that constants go through as constants
     "Add", "Cast", "Concat", "Constant", "ConstantOfShape", "Gather", "Identity", "Mul", "Reshape",
-    "Squeeze", "Sum", "Transpose", "Unsqueeze",
+    "Slice", "Squeeze", "Sum", "Transpose", "Unsqueeze",
 }  # fmt: skip
 
 Operand = Tensor | np.ndarray

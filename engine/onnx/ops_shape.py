@@ -1,6 +1,7 @@
 """Operations that move, cut or rename: Reshape, Transpose, Concat, Pad and their kin.
 
-Those by which files compute shapes (Shape, Gather, Cast, ConstantOfShape) are for constants only.
+Those by which files compute shapes (Shape, Gather, Slice, Cast, ConstantOfShape) are for constants
+only.
 """
 
 from __future__ import annotations
@@ -219,6 +220,23 @@ def _constant_of_shape(i: Importer, op: Op) -> Sequence[np.ndarray]:
 @translates("Gather")
 def _gather(i: Importer, op: Op) -> Sequence[np.ndarray]:
     return [np.take(i.constant(op, 0), i.constant(op, 1), axis=op.get("axis", 0))]
+
+
+@translates("Slice")
+def _slice(i: Importer, op: Op) -> Sequence[np.ndarray]:
+    found = i.constant(op, 0)
+    if i.model.opset < 10:
+        starts, ends, axes, steps = op.get("starts"), op.get("ends"), op.get("axes"), None
+    else:
+        starts, ends = i.constant(op, 1), i.constant(op, 2)
+        axes, steps = i.optional(op, 3), i.optional(op, 4)
+    axes = range(len(starts)) if axes is None else [normal(int(a), found.ndim) for a in axes]
+    steps = [1] * len(starts) if steps is None else steps
+    cuts = [slice(None)] * found.ndim
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        behind = step < 0 and end < -found.shape[axis]  # up to the first element, that one too
+        cuts[axis] = slice(int(start), None if behind else int(end), int(step))
+    return [found[tuple(cuts)]]
 
 
 @translates("Cast")

@@ -202,6 +202,27 @@ def test_import__edge_and_zero_padding_go_into_the_convolution(rng):
         assert "pad" not in [n.op for n, _ in prepared.plan.steps]
 
 
+@pytest.mark.parametrize(
+    ("starts", "ends", "steps", "wanted"),
+    [
+        ([0, 1], [2, 9], [1, 2], np.s_[0:2, 1:9:2]),
+        ([-1], [-(2**31)], [-1], np.s_[::-1]),
+        ([3, -2], [0, -5], [-2, -1], np.s_[3:0:-2, -2:-5:-1]),
+    ],
+)
+def test_import__slices_of_constants(starts, ends, steps, wanted):
+    array = np.arange(24, dtype=np.float32).reshape(4, 6)
+    nodes = [_constant("a", array)]
+    for name, numbers in (("starts", starts), ("ends", ends), ("steps", steps)):
+        nodes += [_constant(name, np.array(numbers))]
+    nodes += [node("Slice", ["a", "starts", "ends", "", "steps"], ["s"])]
+    nodes += [node("Add", ["x", "s"], ["y"])]
+    expected = array[wanted]
+    proto = model(nodes, {"x": expected.shape}, {"y": expected.shape})
+    (found,) = CnnengineBackend.prepare(proto).run([np.zeros(expected.shape, np.float32)])
+    assert np.array_equal(found, expected)
+
+
 def test_import__shapes_that_the_file_computes(rng, tmp_path):
     """x.view(x.size(0), -1) as PyTorch wrote it, and a batch of one that is meant as any."""
     arrays = weights(rng, w=(4, 1, 3, 3), top=(3, 4 * 6 * 6))
