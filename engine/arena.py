@@ -101,7 +101,7 @@ class ParameterArena:
 
     def master_of(self, name: str) -> np.ndarray:
         """The master of a parameter."""
-        return self._view(self.master, name)
+        return self.view(self.master, name)
 
     def array(self, value: GraphValue) -> np.ndarray:
         """The memory that kernels read for a parameter: the master's, or its 16-bit copy's."""
