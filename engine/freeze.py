@@ -125,7 +125,6 @@ def frozen(graph: Graph, boundary: str, paces: Mapping[str, Pace] | None = None)
             for p in graph.params if p.value in read
         ),
         states=tuple(v for v in graph.states if v in read),
-        loss_weights={n: w for n, w in graph.loss_weights.items() if n in {v.name for v in inputs}},
     )  # fmt: skip
 
 

@@ -137,10 +137,9 @@ class Network:
         self.storage = Storage(device, self.parameters, programs.values())
         plans = {key: Plan(program, self.storage) for key, program in programs.items()}
         self.training = {batch: plan for (use, batch), plan in plans.items() if use == TRAINING}
-        found = {use: plan for (use, _), plan in plans.items()}
-        self.inference, self.front = found.get(INFERENCE), found.get(FRONT)
-        self._runs = {plan: device.repeatable(plan.run) for plan in (self.inference, self.front)
-                      if plan is not None}  # fmt: skip
+        others = {use: plan for (use, _), plan in plans.items() if use != TRAINING}
+        self.inference, self.front = others.get(INFERENCE), others.get(FRONT)
+        self._runs = {plan: device.repeatable(plan.run) for plan in others.values()}
 
     def graph(self, batch: int, *, training: bool) -> Graph:
         """What the plans for a batch size are compiled from: as built, frozen, and cut."""
@@ -152,10 +151,9 @@ class Network:
         return cut(self._whole(batch, training=False), self.freeze.boundary)[0]
 
     def _whole(self, batch: int, *, training: bool) -> Graph:
-        more: dict[str, Any] = {}
-        if training:
-            pictures = self._pictures and not self.freeze.cut
-            more = {"label_smoothing": self._smoothing, "scaled": self.scaled, "pictures": pictures}
+        pictures = self._pictures and not self.freeze.cut
+        told = {"label_smoothing": self._smoothing, "scaled": self.scaled, "pictures": pictures}
+        more: dict[str, Any] = told if training else {}
         graph = self.description.graph(batch, training=training, products=self.products, **more)
         return frozen(graph, self.freeze.boundary, self.freeze.paces)
 
@@ -216,9 +214,9 @@ class Network:
             self.load(initial(self.description.input_shape), self.description.arch)
             return
         self.parameters.load(initial_values(self.initial, seed))
-        for name, array in self.storage.states.items():
-            plans = [*self.training.values(), *self._runs]
-            value = next(v for p in plans for v in p.graph.states if v.name == name)
+        plans = [*self.training.values(), *self._runs]
+        for value in {v.name: v for p in plans for v in p.graph.states}.values():
+            array = self.storage.states[value.name]
             self.device.copy_from_host(array, np.full(value.shape, initial_state(value)))
         self.storage.derive()
 
