@@ -29,7 +29,8 @@ from .timing import Candidate
 
 STEADY_SECONDS = 0.25  # a turn: steps follow one another, as in a run, threads kept awake
 MODES = ("train", "infer")
-PRECISIONS = ("fp32", "tf32", "bf16")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+SCALE = 1024.0  # of float16's losses at first, on both sides: no gradient overflows
 LR, MOMENTUM, DECAY = 1e-4, 0.9, 5e-4  # small steps: the numbers stay as they are for long runs
 
 # Relative RMS of float32 against the other side. Logits are continuous in rounding errors; the
@@ -39,7 +40,7 @@ LOGITS_RMS, GRADIENT_RMS = 2e-5, 5e-3
 # Less precise numbers flip more of them: bfloat16 moved gradients of vgg-small's first layer by
 # 0.19. Factors cut to TF32 lose some 7e-4 in every layer, always towards zero: 4e-3 in vgg-small,
 # 1e-2 in vgg16. Only gross errors show here; `cnnengine verify` holds each kernel to its tolerance.
-COARSE = {"tf32": (2e-2, 0.1), "bf16": (3e-2, 0.5)}
+COARSE = {"tf32": (2e-2, 0.1), "bf16": (3e-2, 0.5), "fp16": (1e-2, 0.5)}
 # Deep networks have more thresholds, and which of them flip is chance, on either side. Where
 # gradients in float32 are further than GRADIENT_RMS from torch's, float64 judges both, and
 # ours may be FLIPS times as far from it as torch's worst, at most GROSS. GoogLeNet at batch 2: ours
@@ -105,7 +106,8 @@ class OurSide:
         if "infer" in modes:
             self.networks["infer"] = self._network(infer_batch=setting.batch)
         self.batch = Batch(0, setting.x, setting.labels, np.arange(setting.batch))
-        self.progress = Progress()
+        scaled = setting.description.precision == "fp16"
+        self.progress = Progress(loss_scale=SCALE if scaled else 1.0)
 
     def _network(self, **batches: Any) -> Network:
         network = Network(self.setting.description, self.device, **batches)
@@ -116,7 +118,9 @@ class OurSide:
     def train(self) -> float:
         """One training step, as `cnnengine train` makes it; the mean loss."""
         done = self.steps.run(self.batch, self.progress, LR) + self.steps.drain()
-        self.progress.step += 1
+        progress = self.progress
+        progress.step += 1
+        progress.loss_scale, progress.good_steps = done[-1].loss_scale, done[-1].good_steps
         return done[-1].loss
 
     def infer(self) -> np.ndarray:
@@ -148,6 +152,7 @@ def our_answers(side: OurSide, modes: tuple[str, ...]) -> Answers:
         if "infer" in modes:
             answers[INFERENCE] = np.array(side.infer())
         if "train" in modes:
+            scale = side.progress.loss_scale
             side.train()
             network = side.networks["train"]
             plan = network.training[side.setting.batch]
@@ -155,7 +160,7 @@ def our_answers(side: OurSide, modes: tuple[str, ...]) -> Answers:
             answers["loss"] = host(plan.output("loss"))
             trained = [p.value.name for p in plan.graph.params if p.trainable]
             for name in trained:
-                answers[f"gradient of {name}"] = host(network.parameters.gradient(name))
+                answers[f"gradient of {name}"] = host(network.parameters.gradient(name)) / scale
             after = network.parameters.state_dict()
             for name in trained:
                 answers[f"update of {name}"] = after[name] - side.setting.weights[name]

@@ -32,7 +32,7 @@ class TorchSide:
         place: str = "cpu",
     ) -> None:  # fmt: skip
         """Build the twin on a device of torch, load the weights; `way` is one of `WAYS`."""
-        from .network import DECAY, LR, MOMENTUM
+        from .network import DECAY, LR, MOMENTUM, SCALE
 
         training = mode == "train"
         graph = setting.description.graph(setting.batch, training=training)
@@ -56,6 +56,8 @@ class TorchSide:
         self._losses: Callable[..., Any] = self.twin.losses
         self._logits: Callable[..., Any] = self.twin.module
         self._precision, self._place = setting.description.precision, place
+        scaled = self._precision == "fp16"
+        self._scaler = torch.amp.GradScaler(place, init_scale=SCALE, enabled=scaled)
         self._guard = torch.no_grad if way == "compile" else torch.inference_mode
         if way != "compile":
             return
@@ -72,8 +74,9 @@ class TorchSide:
         self.optimizer.zero_grad()
         with self._autocast():
             loss = self._losses(self.x, self.labels).mean()
-        loss.backward()
-        self.optimizer.step()
+        self._scaler.scale(loss).backward()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
         return loss.item()
 
     def infer(self) -> torch.Tensor:
@@ -82,9 +85,9 @@ class TorchSide:
             return self._logits(self.x).float().cpu()
 
     def _autocast(self) -> Any:
-        """bf16: torch's mixed precision, which keeps parameters in float32 as ours does."""
-        on = self._precision == "bf16"
-        return torch.autocast(self._place, torch.bfloat16, enabled=on)
+        """16 bits: torch's mixed precision, which keeps parameters in float32 as ours does."""
+        low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._precision)
+        return torch.autocast(self._place, low or torch.bfloat16, enabled=low is not None)
 
 
 def torch_answers(setting: Setting, modes: tuple[str, ...]) -> Answers:

@@ -63,7 +63,9 @@ command = bench
               shell_complete=options.complete_arch, help=options.SETTINGS["arch"])  # fmt: skip
 @_batch("Images a step or pass.  [default: 64]")
 @click.option("--mode", default="both", show_default=True, help="train, infer or both.")
-@click.option("--precision", default="fp32", show_default=True, help="fp32, bf16; a GPU: tf32.")
+@click.option(
+    "--precision", default="fp32", show_default=True, help="fp32, bf16, fp16; a GPU: tf32."
+)
 @_DEVICE
 @_AGAINST
 @_COMPILE

@@ -48,13 +48,19 @@ def test_network__json_tells_all_of_a_row(torch, bench_json):
     assert all(0 <= value < 5e-3 for value in (train | infer).values())
 
 
-def test_network__bf16_stands_beside_torchs_mixed_precision(torch, bench_json):
-    code, told, err = bench_json(*LENET, "--precision", "bf16")
+@pytest.mark.parametrize(
+    ("precision", "least", "most"), [("bf16", 1e-4, 3e-2), ("fp16", 1e-5, 1e-2)]
+)
+def test_network__16_bits_stand_beside_torchs_mixed_precision(
+    torch, bench_json, precision, least, most
+):
+    code, told, err = bench_json(*LENET, "--precision", precision)
     assert code == 0, err
     train, infer = told["rows"]
-    assert (train["key"], infer["precision"]) == ("lenet/train/batch 2/bf16", "bf16")
+    assert (train["key"], infer["precision"]) == (f"lenet/train/batch 2/{precision}", precision)
     assert train["ratio"] > 0
-    assert 1e-4 < infer["differences"]["inference logits"] < 3e-2
+    assert least < infer["differences"]["inference logits"] < most
+    assert train["differences"]["update of conv1/w"] < 0.5  # no update was skipped
 
 
 def test_torch_side__bf16_keeps_parameters_in_float32(torch):
