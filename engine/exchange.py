@@ -16,9 +16,10 @@ import numpy as np
 from . import files, userfile
 from .checkpoint import FORMAT, save_model
 from .errors import InputError
+from .fitting import check_fit
 from .model_meta import Source, parse_model, told_of_model
 from .models import get_model
-from .naming import check_distinct, torch_naming
+from .naming import check_distinct, own_naming, torch_naming
 from .network import Description
 from .tensorfiles import Tensors, open_tensors
 from .weights import Weights, count_classes, fit_weights
@@ -76,11 +77,13 @@ def export_weights(
 
     Raises: InputError.
     """
+    graph = description.graph(1, training=False)
+    check_fit(description.arch, own_naming(graph).shapes, arrays)
     if names == "own":
         save_model(path, description, arrays, source)
         return
     table = get_model(description.arch).torchvision
-    naming = check_distinct(torch_naming(description.graph(1, training=False), table))
+    naming = check_distinct(torch_naming(graph, table))
     theirs = {naming.names[ours]: naming.to_file(ours, array) for ours, array in arrays.items()}
     meta = {"format": [TORCHVISION, FORMAT], **told_of_model(description, source)}
     files.save_tensors(path, theirs, meta)

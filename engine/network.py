@@ -19,6 +19,7 @@ from .compile import compile_graph
 from .data import in_pixels
 from .device import Device, numpy_dtype
 from .errors import InputError
+from .fitting import check_fit
 from .freeze import FEATURES, Freeze, cut, frozen
 from .init import initial_state, initial_values
 from .ir import Graph
@@ -242,16 +243,7 @@ class Network:
         """Fill parameters and states. Raises: InputError listing missing, extra, misshapen ones."""
         wanted = {n: v.shape for n, v in self.parameters}
         wanted |= {n: a.shape for n, a in self.storage.states.items()}
-        wrong = [f"missing {n}" for n in wanted if n not in arrays]
-        wrong += [f"unknown {n}" for n in arrays if n not in wanted]
-        wrong += [
-            f"{n} is {arrays[n].shape}, not {shape}"
-            for n, shape in wanted.items()
-            if n in arrays and arrays[n].shape != shape
-        ]
-        if wrong:
-            told = "; ".join(wrong[:6]) + (f"; and {len(wrong) - 6} more" if wrong[6:] else "")
-            raise InputError(f"{source} do not fit {self.description.arch}: {told}")
+        check_fit(self.description.arch, wanted, arrays, source)
         self.parameters.load({n: arrays[n] for n, _ in self.parameters})
         for name, array in self.storage.states.items():
             self.device.copy_from_host(array, arrays[name])

@@ -17,7 +17,9 @@ import numpy as np
 
 from .. import files
 from ..errors import InputError
+from ..fitting import check_fit
 from ..ir import Graph, Node, Value
+from ..naming import own_naming
 from ..network import Description
 from .reader import MOST_BYTES, require
 
@@ -31,7 +33,9 @@ WRITERS: dict[str, Writer] = {}
 
 def save(path: Path, description: Description, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a trained network as an ONNX file. Raises: InputError."""
-    model = convert(description.graph(BATCH, training=False), arrays)
+    graph = description.graph(BATCH, training=False)
+    check_fit(description.arch, own_naming(graph).shapes, arrays)
+    model = convert(graph, arrays)
     told = {
         "classes": list(description.classes), "mean": list(description.mean),
         "std": list(description.std),
