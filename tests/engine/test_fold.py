@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import simulated_cuda
 
+from cnnengine.engine import device as devices
 from cnnengine.engine.build import GraphBuilder
 from cnnengine.engine.compile import stages
 from cnnengine.engine.device import open_device
@@ -119,3 +121,19 @@ def test_fold__leaves_a_batch_norm_that_no_convolution_can_take(case):
     graph = fold(b.finish(y=normed, **outputs))
     assert ops(graph).count("batch_norm_inference") == 1
     assert graph.derived == ()
+
+
+def test_fold__on_a_gpu_has_its_place_in_the_arena_and_the_bits_of_the_cpu(monkeypatch):
+    monkeypatch.setitem(devices.BACKENDS, "cuda", ("simulated",))
+    simulated_cuda.install(monkeypatch)
+    _, plain = networks("resnet18", "fp32")
+    weights = random_weights(plain, 4)
+    x = np.random.default_rng(2).standard_normal((2, 40, 40, 3)).astype(np.float32)
+    seen = []
+    for device in (open_device("cpu", "numpy"), open_device("cuda")):
+        network = Network(plain.description, device, infer_batch=2)
+        with device.session():
+            network.load(weights)
+            seen.append([network.logits(x) for _ in range(3)])
+    assert device.left() == 0
+    np.testing.assert_array_equal(*seen)
