@@ -72,8 +72,8 @@ def _bias(conv: Node, norm: Node) -> Derived:
     ) -> np.ndarray:
         return beta + (sum(b) - mean) * _scale(gamma, var, op)
 
-    before = f"({b.name} - {mean.name})" if b else f"-{mean.name}"
-    formula = f"{beta.name} + {before} * {gamma.name} / sqrt({var.name} + {op.eps:g})"
+    before = f"+ ({b.name} - {mean.name})" if b else f"- {mean.name}"
+    formula = f"{beta.name} {before} * {gamma.name} / sqrt({var.name} + {op.eps:g})"
     value = Value(f"{norm.name}/folded_b", beta.shape, beta.dtype, "derived")
     sources = (gamma, beta, mean, var, *([b] if b else []))
     return Derived(value, sources, formula, compute)
