@@ -123,7 +123,9 @@ def _logits(model: OnnxModel) -> OnnxModel:
     (output,) = model.outputs
     while True:
         last = next((op for op in model.ops if output in op.outputs), None)
-        if last is None or last.kind not in ("Softmax", "LogSoftmax", "Identity"):
+        ends = last is not None and last.kind in ("Softmax", "LogSoftmax", "Identity")
+        read = any(user in model.ops for user in model.users.get(output, ()))
+        if last is None or not ends or read:
             return replace(model, outputs={output: None})
         output = last.inputs[0]
         model = replace(model, ops=tuple(op for op in model.ops if op is not last))

@@ -185,6 +185,7 @@ def _padded(
     wider = min((*before, *after), default=0) >= 0
     users = i.model.users.get(op.outputs[0], ())
     convs = bool(users) and all(u.kind == "Conv" for u in users)
+    convs = convs and op.outputs[0] not in i.model.outputs
     if only_pixels and wider and convs and (mode == "edge" or value == 0):
         pads = before[2], after[2], before[3], after[3]
         return Padded(x, pads, "edge" if mode == "edge" else "zeros")

@@ -5,9 +5,10 @@ import onnx
 import pytest
 from onnx import helper
 
+from cnnengine.engine.compile import compile_graph
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
-from cnnengine.engine.models import get_model
+from cnnengine.engine.models import build_graph, get_model
 from cnnengine.engine.network import Description, Network
 from cnnengine.engine.onnx import exporter
 from cnnengine.engine.onnx.backend import CnnengineBackend
@@ -63,6 +64,24 @@ def test_import__leaves_the_final_softmax_to_the_caller(rng, tmp_path):
     )
     _close(kept, wanted)
     assert [n.op for n, _ in network.inference.steps] == ["conv2d_relu_pool", "dense"]
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_import__a_softmax_that_is_read_again_stays(rng, read, tmp_path):
+    proto = small(rng)
+    proto.graph.node.append(node("Identity", ["y"], ["last"]))
+    if read:
+        proto.graph.node[-1].CopyFrom(node("Add", ["y", "g"], ["last"]))
+    proto.graph.output[0].name = "last"
+    path = save(proto, tmp_path / "softmax.onnx")
+    x = rng.standard_normal((2, 8, 8, 3), np.float32)
+    network = _network(path, (8, 8, 3), 5)
+    network.initialise(0)
+    logits = network.logits(x)
+    assert network.inference is not None
+    assert ("softmax" in [n.op for n, _ in network.inference.steps]) == read
+    if read:
+        _close(logits, outputs_of(proto, x.transpose(0, 3, 1, 2)))
 
 
 def _old(rng, opset):
@@ -271,6 +290,24 @@ def test_import__trains_as_the_network_that_was_exported(rng, arch, shape, optio
     assert gradients.keys() == others.keys()
     assert all(np.array_equal(gradients[n], others[n]) for n in gradients)
     assert all(np.allclose(states[n], other_states[n], 1e-6) for n in states)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_import__trains_in_other_precisions(rng, dtype, tmp_path):
+    """Every kind of constant and weight has the type that its kernels want."""
+    arrays = weights(rng, w=(4, 3, 3, 3), slope=(4, 1, 1), each=(4, 6, 6), top=(4, 3), m=(1, 3))
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]), node("PRelu", ["c", "slope"], ["p"]),
+        node("PRelu", ["p", "each"], ["q"]), node("Mul", ["q", "slope"], ["s"]),
+        node("Add", ["s", "q"], ["a"]), node("GlobalAveragePool", ["a"], ["g"]),
+        node("Flatten", ["g"], ["f"]), node("MatMul", ["f", "top"], ["t"]),
+        node("Mul", ["t", "m"], ["y"]),
+    ]  # fmt: skip
+    path = save(model(nodes, {"x": ["N", 3, 8, 8]}, {"y": ["N", 3]}, arrays), tmp_path / "p.onnx")
+    graph = build_graph(path, 2, (8, 8, 3), 3, training=True, dtype=dtype)
+    program = compile_graph(graph, open_device("cpu"), training=True)
+    found = {name for name in program.graph.outputs if name.startswith("grad/")}
+    assert found == {"grad/c/w", "grad/p/slope", "grad/t/w"}
 
 
 def test_import__runs_in_the_interpreter(rng, tmp_path):
