@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..engine import userfile
 from ..engine.checkpoint import Progress
 from ..engine.data import Batch
 from ..engine.device import Device, open_device
@@ -72,7 +73,7 @@ def make_setting(arch: str, batch: int, precision: str = "fp32") -> Setting:
     channels = model.input_shape[2]
     description = Description(
         arch, model.input_shape, tuple(map(str, range(model.classes))), (0.0,) * channels,
-        (1.0,) * channels,
+        (1.0,) * channels, code=userfile.digest(userfile.content(arch)),
     )  # fmt: skip
     rng = np.random.default_rng(0)
     network = Network(description, open_device("cpu", "numpy"), train_batches=(2,))

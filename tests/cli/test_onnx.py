@@ -80,6 +80,15 @@ def test_show__prints_the_layers_of_a_file(place):
     assert "conv2d_relu_pool" in succeed("show", "run.onnx", "--graph", "fuse", cwd=place).out
 
 
+def test_bench__times_a_file(place):
+    told = succeed(
+        "bench", "network", "--onnx", "run.onnx", "--batch", 2, "--against", "none", "--mode",
+        "infer", "--repeats", 2, "--json", cwd=place,
+    )  # fmt: skip
+    (row,) = json.loads(told.out)["rows"]
+    assert (row["arch"], row["failed"]) == ("run.onnx", [])
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
