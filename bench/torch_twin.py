@@ -29,7 +29,7 @@ from torch.nn import functional as F  # noqa: N812  (its name everywhere)
 from ..engine.ir import Graph, Node, Value
 from ..kernels import philox, registry
 from ..kernels.errors import UnsupportedError
-from . import torch_ops
+from . import torch_general, torch_ops
 
 Flattened = tuple[int, int, int]  # H, W, C of an image that lies flattened as C, H, W
 
@@ -79,7 +79,13 @@ class TorchTwin:
         traced = fx.Graph()
         self._tracer = GraphAppendingTracer(traced)
         self._values = {self.graph.inputs[0]: fx.Proxy(traced.placeholder("x"), self._tracer)}
-        for value in (*(p.value for p in self.graph.params), *self.graph.states):
+        for name, constant in self.graph.constants.items():
+            root.register_buffer(
+                self._attribute(name), torch.tensor(constant, dtype=self.dtype), persistent=False
+            )
+        constants = [v for v in self.graph.inputs if v.name in self.graph.constants]
+        params = [p.value for p in self.graph.params]
+        for value in (*params, *self.graph.states, *constants):
             node = traced.get_attr(self._attribute(value.name))
             self._values[value] = fx.Proxy(node, self._tracer)
         for node in self.graph.nodes:
@@ -116,8 +122,14 @@ class TorchTwin:
             return None if node[argument] is None else self._values[node[argument]]
 
         x, op = read("x"), node["op"]
-        if node["x"] in self._flattened and node.op in ("relu", "dropout"):
+        if node["x"] in self._flattened and node.op in ("relu", "dropout", "clip", "leaky_relu"):
             self._flattened[node.out] = self._flattened[node["x"]]
+        elif node.op in (*torch_general.TWINS, "reshape") and {*node.reads} & {*self._flattened}:
+            raise UnsupportedError(
+                f"torch twin: {node.op} ({node.name}) of a flattened image; use channels_last"
+            )
+        if node.op in torch_general.TWINS:
+            return torch_general.TWINS[node.op](node, read)
         match node.op:
             case "conv2d":
                 return torch_ops.conv2d(x, read("w"), read("b"), op)
@@ -171,7 +183,7 @@ class TorchTwin:
     def _flatten(self, node: Node, x: Any) -> Any:
         n, *image = node["x"].shape
         if len(image) != 3 or node.out.shape != (n, math.prod(image)):
-            raise UnsupportedError(f"torch twin: {node.name} is a reshape that flattens no image")
+            return torch_general.reshape(node, x)
         if self._channels_last:
             x = torch.permute(x, (0, 2, 3, 1))
         else:

@@ -46,10 +46,24 @@ def two_heads(b, x, classes):
     return b.dense(b.relu(b.conv2d(x, 5, 3, name="b")), classes, name="c")
 
 
+def general(b, x, classes):
+    """A network of what imported networks have besides layers."""
+    x = b.prelu(b.conv2d(x, 6, 3, name="a"), name="p")
+    gates = b.softmax(b.reduce_sum(x, (1, 2), keepdims=True))
+    scale = b.broadcast(b.constant("scale", (0.5, 2.0, 1.5, -1.0, 0.3, 1.0)), gates.shape)
+    x = b.mul(x, b.broadcast(b.mul(gates, scale), x.shape))
+    x = b.pad(b.clip(x, -0.05, 0.4), (0, 2, -1, 0), (0, 0, 1, -2), 0.25)
+    x = b.transpose(b.leaky_relu(x), (0, 2, 1, 3))
+    x = b.transpose(b.reshape(x, (x.shape[0], x.shape[1], x.shape[2] * x.shape[3])), (0, 2, 1))
+    x = b.reshape(x, (x.shape[0], x.shape[1] // 4, 2, x.shape[2] * 2))
+    return b.softmax(b.dense(b.global_max_pool2d(x), classes, name="b"), log=True)
+
+
 @pytest.fixture
 def registered(monkeypatch):
     """Register this file's networks for one test."""
     networks = {"every-op": every_op, "global-average": global_average, "two-heads": two_heads}
+    networks["general"] = general
     for name, build in networks.items():
         model = models.Model(name, build, (13, 11, 2), 4, name)
         monkeypatch.setitem(models.MODELS, name, model)
@@ -84,7 +98,7 @@ def assert_equal(name, found, expected):
 
 @pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize(
-    "arch", ["lenet", "vgg-small", "every-op", "global-average", "two-heads", ASSEMBLED]
+    "arch", ["lenet", "vgg-small", "every-op", "general", "global-average", "two-heads", ASSEMBLED]
 )
 def test_loss_and_gradients__equal_the_engine_in_float64(torch, registered, arch, channels_last):
     from cnnengine.bench.torch_twin import TorchTwin
@@ -109,7 +123,7 @@ def test_loss_and_gradients__equal_the_engine_in_float64(torch, registered, arch
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize("arch", ["lenet", "vgg-small", "every-op"])
+@pytest.mark.parametrize("arch", ["lenet", "vgg-small", "every-op", "general"])
 def test_logits__equal_the_engine_in_inference(torch, registered, arch, channels_last):
     from cnnengine.bench.torch_twin import TorchTwin
 
@@ -146,3 +160,16 @@ def test_twin__refuses_loss_scaling(torch):
     graph = models.build_graph("lenet", 2, (28, 28, 1), 10, training=True, scaled=True)
     with pytest.raises(UnsupportedError, match="loss scaling"):
         TorchTwin(graph)
+
+
+def test_twin__refuses_what_would_see_another_order_of_a_flattened_image(torch):
+    from cnnengine.bench.torch_twin import TorchTwin
+    from cnnengine.engine.build import GraphBuilder
+    from cnnengine.kernels.errors import UnsupportedError
+
+    b = GraphBuilder("flat", training=False)
+    logits = b.transpose(b.flatten(b.input("x", (2, 3, 3, 4))), (1, 0))
+    graph = b.finish(logits=logits)
+    assert TorchTwin(graph, channels_last=True).module
+    with pytest.raises(UnsupportedError, match=r"transpose \(transpose1\) of a flattened image"):
+        TorchTwin(graph, channels_last=False)
