@@ -71,6 +71,18 @@ def test_gpu__other_settings_train_to_the_bits_of_the_cpu(tmp_path, on_cpu, simu
     _assert_same(_run(toy_trainer(tmp_path / "gpu", device="cuda", **settings)), on_cpu(**settings))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"shift": 0, "flip": False}, {"unfreeze_at": "2:conv2_1"}]
+)
+def test_gpu__frozen_layers_train_to_the_bits_of_the_cpu(
+    tmp_path, on_cpu, simulated, settings, precision
+):
+    """Pictures that move, a prefix that is made once, and a new network in the second epoch."""
+    settings = {"freeze_until": "conv2_2", "precision": precision, **settings}
+    _assert_same(_run(toy_trainer(tmp_path / "gpu", device="cuda", **settings)), on_cpu(**settings))
+
+
 def test_gpu__a_step_is_one_replay_without_allocation(tmp_path, simulated):
     trainer = toy_trainer(tmp_path / "run", toy_splits(64), device="cuda", epochs=1)
     seen = []
