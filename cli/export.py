@@ -8,6 +8,7 @@ import click
 
 from ..engine.errors import InputError
 from . import options, output
+from .trained import say_code
 
 FORMATS = ("safetensors", "onnx")
 
@@ -33,6 +34,7 @@ def command(
         raise InputError("--names is for safetensors; an ONNX file has the network's own names")
     check_free(out, overwrite)
     description, arrays, source = load_model(run)
+    say_code(description.arch)
     if form == "onnx":
         from ..engine.onnx import exporter
 

@@ -12,6 +12,7 @@ import click
 from ..engine.config import parse_image_size
 from ..engine.errors import InputError
 from . import options, output
+from .trained import say_code
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +62,7 @@ def command(
         return
     check_free(out, overwrite)
     description, source, found = import_weights(weights, wish)
+    say_code(description.arch)
     save_model(out, description, found.arrays, source)
     _report(weights, out, description, found.arrays, found.kind, found.notes, as_json)
 

@@ -29,11 +29,16 @@ def open_network(path: Path, device: str, kernels: str, batch: int) -> tuple[Net
     if where.warning:
         output.warn(where.warning)
     description, arrays, source = load_model(path)
-    if userfile.reference(description.arch) is not None:
-        output.note(f"runs the code of the network, {description.arch}")
+    say_code(description.arch)
     network = Network(description, where, infer_batch=batch)
     network.load(arrays, f"the weights in {path}")
     return network, source
+
+
+def say_code(arch: str) -> None:
+    """Tell that a network in a file is run."""
+    if userfile.reference(arch) is not None:
+        output.note(f"runs the code of the network, {arch}")
 
 
 def open_data(

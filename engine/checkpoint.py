@@ -255,9 +255,14 @@ def load_model(path: Path) -> tuple[Description, dict[str, np.ndarray], Source]:
         )
     meta.pop("format")
     description, source = parse_model(meta, file)
-    if description.code:
-        description = replace(description, arch=RunFolder(file.parent).own_copy(description.arch))
-    return description, arrays, source
+    return with_own_copy(description, file), arrays, source
+
+
+def with_own_copy(description: Description, file: Path) -> Description:
+    """A network in a file as that of the copy beside its model `file`, where there is one."""
+    if not description.code:
+        return description
+    return replace(description, arch=RunFolder(file.parent).own_copy(description.arch))
 
 
 def read_toml(path: Path) -> dict[str, Any]:

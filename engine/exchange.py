@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import files, userfile
-from .checkpoint import FORMAT, save_model
+from .checkpoint import FORMAT, save_model, with_own_copy
 from .errors import InputError
 from .fitting import check_fit
 from .model_meta import Source, parse_model, told_of_model
@@ -52,7 +52,9 @@ def import_weights(path: Path, wish: Wish) -> tuple[Description, Source, Weights
 
 def _imported(file: Tensors, wish: Wish) -> tuple[Description, Source, Weights]:
     written, source = _written(file)
-    if wish.arch and written is not None and written.arch != userfile.settled(wish.arch):
+    if written is not None and not wish.arch:
+        written = with_own_copy(written, file.path)
+    elif written is not None and written.arch != userfile.settled(wish.arch or ""):
         written = None
     unfed = _describe(file, wish, written)
     weights = fit_weights(file, unfed)
@@ -103,8 +105,14 @@ def _written(file: Tensors) -> tuple[Description | None, Source]:
 
 def _describe(file: Tensors, wish: Wish, written: Description | None) -> Description:
     """What the caller says of the network, else the file, else the network; not yet normalised."""
-    arch = userfile.settled(wish.arch) if wish.arch else written.arch if written else None
-    if arch is None:
+    if wish.arch:
+        arch = userfile.settled(wish.arch)
+        code = userfile.digest(userfile.content(arch))
+    elif written:
+        arch, code = written.arch, written.code
+        if code:
+            userfile.check(arch, code)  # before it is run
+    else:
         raise InputError(f"{file.path} does not tell its network; give --arch")
     model = get_model(arch)
     shape = written.input_shape if written else model.input_shape
@@ -115,7 +123,7 @@ def _describe(file: Tensors, wish: Wish, written: Description | None) -> Descrip
     made = Description(
         arch, shape, tuple(map(str, range(model.classes))), flat, flat,
         written.precision if written else "fp32",
-        options=dict(options), code=userfile.digest(userfile.content(arch)),
+        options=dict(options), code=code,
     )  # fmt: skip
     found = count_classes(file, made)
     return replace(made, classes=_classes(file.path, wish.classes, found, written, model.classes))
@@ -128,7 +136,9 @@ def per_channel(
     if told is None:
         raise InputError(f"{path} does not tell how images are normalised; give --mean and --std")
     if len(told) not in (1, channels):
-        raise InputError(f"--{name} must be one number or {channels}, not {len(told)}")
+        counts = "one number" if channels == 1 else f"one number or {channels}"
+        raise InputError(f"--{name} must be {counts}, not {len(told)}: images have {channels} "
+                         f"channel{'s' * (channels > 1)}")  # fmt: skip
     return tuple(told) if len(told) == channels else tuple(told) * channels
 
 

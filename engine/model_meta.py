@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from . import userfile
 from .errors import InputError
 from .network import Description
 from .precision import PRECISIONS
@@ -26,8 +27,12 @@ class Source:
 
 
 def told_of_model(description: Description, source: Source) -> dict[str, Any]:
-    """The metadata of a model as plain JSON types; `parse_model` reads it."""
-    return {"data": asdict(source), **description.to_json()}
+    """The metadata of a model as plain JSON types; `parse_model` reads it.
+
+    A network in a file goes by its whole path, so that it is found from any folder.
+    """
+    told = description.to_json() | {"arch": userfile.settled(description.arch)}
+    return {"data": asdict(source), **told}
 
 
 def parse_model(meta: Mapping[str, Any], file: Path) -> tuple[Description, Source]:
@@ -55,7 +60,7 @@ FIELDS: dict[str, Callable[[Any], bool]] = {  # of a model's metadata → whethe
     "input_shape": lambda v: _all(v, lambda n: type(n) is int and 0 < n <= MOST_PIXELS),
     "classes": lambda v: _all(v, lambda name: isinstance(name, str)),
     "mean": lambda v: _all(v, _is_number),
-    "std": lambda v: _all(v, _is_number),
+    "std": lambda v: _all(v, lambda n: _is_number(n) and n > 0),
     "precision": lambda v: isinstance(v, str) and v in PRECISIONS,
     "options": lambda v: isinstance(v, dict),
     "name": lambda v: isinstance(v, str),

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
+
+from cnnengine.cli.main import cli
+from cnnengine.engine.errors import InputError
 
 from .command import make_pictures, refused, run, small, succeed
 
@@ -51,6 +57,36 @@ def test_eval__refuses_a_copy_that_was_changed(place):
         assert "has changed since the network was trained" in result.err
     finally:
         copy.write_text(NETWORK)
+
+
+def _here(*arguments):
+    """In this process, which takes a tenth of the time."""
+    cli.main([str(a) for a in arguments], standalone_mode=False)
+
+
+def test_import_and_export__take_the_copy_and_name_it_by_its_whole_path(
+    place, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(place)
+    shutil.copytree("file", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)  # where `mine.py`, which the run was made of, is no more
+    _here("export", "run", "--out", "there")
+    assert "runs the code of the network, run/network.py:build" in capsys.readouterr().err
+    _here("import", "run", "--out", "back")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    capsys.readouterr()
+    for file in ("there", "back"):
+        _here("import", f"../{file}", "--json", "--out", file)
+        assert json.loads(capsys.readouterr().out)["arch"] == f"{tmp_path}/run/network.py:build"
+
+
+def test_import__refuses_a_copy_that_was_changed_and_does_not_run_it(place, tmp_path, capsys):
+    shutil.copytree(place / "file", tmp_path / "run")
+    (tmp_path / "run/network.py").write_text(NETWORK + "print('it ran')\n")
+    with pytest.raises(InputError, match="has changed since the network was trained"):
+        _here("import", tmp_path / "run", "--out", tmp_path / "out")
+    assert "it ran" not in capsys.readouterr().out
 
 
 def test_resume__refuses_another_code(place):

@@ -193,7 +193,7 @@ def test_import_weights__own_names_without_a_normalisation(tmp_path):
     saved("npz", tmp_path / "w", drawn(small("lenet")))
     with pytest.raises(InputError, match="does not tell how images are normalised; give --mean"):
         import_weights(tmp_path / "w", Wish("lenet"))
-    with pytest.raises(InputError, match="--mean must be one number or 1, not 3"):
+    with pytest.raises(InputError, match="--mean must be one number, not 3: images have 1"):
         import_weights(tmp_path / "w", Wish("lenet", mean=[0.5] * 3, std=[1]))
 
 
