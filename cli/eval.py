@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ def command(
     device: str, kernels: str, out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure the network in RUN (a run folder or a model.safetensors) on test images."""
+    from ..engine.diagnose import answer_not_finite
     from ..engine.evaluate import evaluate
     from ..engine.plots import plot_confusion
     from .trained import open_data, open_network
@@ -45,6 +47,8 @@ def command(
     begun = time.perf_counter()
     with network.device.session():
         result = evaluate(network, splits.test)
+        if not math.isfinite(result.loss):
+            raise answer_not_finite(network, splits.test.images, batch_size)
     seconds = time.perf_counter() - begun
     beside = run / "confusion.png" if run.is_dir() else run.with_name(f"{run.stem}-confusion.png")
     picture = out or beside

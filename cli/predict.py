@@ -28,6 +28,7 @@ def command(
     import numpy as np
 
     from ..engine.data import read_image
+    from ..engine.diagnose import answer_not_finite
     from ..engine.evaluate import log_softmax
     from .trained import open_network
 
@@ -41,6 +42,8 @@ def command(
         pixels = 255 - pixels
     with network.device.session():
         logits = network.logits(network.normalise(pixels))
+        if not np.isfinite(logits).all():
+            raise answer_not_finite(network, pixels)
     probabilities = np.exp(log_softmax(logits))
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, : top or 5]
     if as_json:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from .compile import compile_graph
+from .errors import InputError
 from .network import Network
 from .runner import Plan, Storage
 
@@ -48,6 +49,12 @@ def first_non_finite_of_images(network: Network, images: np.ndarray, batch: int)
         if layer != LOSS:
             break
     return layer
+
+
+def answer_not_finite(network: Network, images: np.ndarray, batch: int = 1) -> InputError:
+    """The error for images uint8 [N,H,W,C] of which an answer is not finite."""
+    layer = first_non_finite_of_images(network, images, batch)
+    return InputError(f"the answer of the network is not finite; the first that is not: {layer}")
 
 
 def _finite(array: np.ndarray) -> bool:

@@ -110,6 +110,8 @@ def _mapped(path: Path) -> dict[str, np.ndarray]:
     header.pop("__metadata__", None)
     tensors = {}
     for name, told in header.items():
+        if told["dtype"] not in TYPES:
+            raise ValueError(f"{name} is {told['dtype']}; known: {', '.join(TYPES)}")
         kind, count = np.dtype(TYPES[told["dtype"]]), math.prod(told["shape"])
         start = 8 + size + told["data_offsets"][0]
         tensors[name] = np.frombuffer(memory, kind, count, start).reshape(told["shape"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..data import Dataset
-from ..diagnose import first_non_finite_of_images
+from ..diagnose import answer_not_finite
 from ..errors import InputError, unknown_name
 from ..evaluate import log_softmax
 from ..ir import Graph
@@ -152,8 +152,7 @@ def _logits(network: Network, image: np.ndarray) -> np.ndarray:
     """float32 [classes] for uint8 [H,W,C]. Raises: InputError when one is not finite."""
     logits = network.logits(network.normalise(image[None]))[0]
     if not np.isfinite(logits).all():
-        layer = first_non_finite_of_images(network, image[None], 1)
-        raise InputError(f"the answer of the network is not finite; the first that is not: {layer}")
+        raise answer_not_finite(network, image[None])
     return logits
 
 

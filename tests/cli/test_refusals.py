@@ -6,9 +6,13 @@ import gzip
 import os
 import shutil
 
+import numpy as np
 import pytest
 
+from cnnengine.cli.main import cli
+from cnnengine.engine import files
 from cnnengine.engine.checkpoint import RunFolder
+from cnnengine.engine.errors import InputError
 
 from .command import EPOCHS, make_pictures, refused, small, snapshot, succeed
 
@@ -278,6 +282,19 @@ def test_predict__bad_pictures(tmp_path, trained):
     (tmp_path / "text.png").write_text("no picture")
     assert "text.png" in refused("predict", trained[0], "text.png", cwd=tmp_path)
     assert "none.png" in refused("predict", trained[0], "none.png", cwd=tmp_path)
+
+
+def test_eval_and_predict__weights_that_are_not_numbers(finished, pictures, monkeypatch):
+    """In this process, which takes a tenth of the time."""
+    monkeypatch.chdir(finished.parent)
+    tensors, meta = files.load_tensors(finished / "model.safetensors")
+    tensors["conv2_1/w"][0] = np.nan
+    files.save_tensors(finished / "model.safetensors", tensors, meta)
+    before = snapshot(finished.parent)
+    for told in (("eval", "run"), ("predict", "run", str(pictures / "dark/00.png"))):
+        with pytest.raises(InputError, match="not finite; .* the parameter conv2_1/w$"):
+            cli.main(list(told), standalone_mode=False)
+    assert snapshot(finished.parent) == before
 
 
 def test_predict__more_classes_than_there_are(trained, pictures):

@@ -158,3 +158,9 @@ def test_load_tensors__a_damaged_file_is_not_mapped(tmp_path, change):
     told = "is damaged: its CRC-32" if change == "flip" else "no readable safetensors file"
     with pytest.raises(InputError, match=told):
         files.load_tensors(file, mapped=True)
+
+
+def test_load_tensors__a_type_that_no_model_has_is_named(tmp_path):
+    files.save_tensors(tmp_path / "file", {"w": np.ones(3, np.int16)}, {})
+    with pytest.raises(InputError, match="w is I16; known: F64"):
+        files.load_tensors(tmp_path / "file", mapped=True)

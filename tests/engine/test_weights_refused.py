@@ -124,8 +124,8 @@ def test_read_weights__damaged_numbers_of_our_own_file(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"),
     [("input_shape", [28.0, 28, 1]), ("input_shape", [10**9, 28, 1]), ("classes", [1, 2]),
-     ("mean", [float("inf")]), ("std", "a"), ("precision", ["fp32"]), ("options", None),
-     ("data", {"name": 3})],
+     ("mean", [float("inf")]), ("std", "a"), ("std", [0.0]), ("precision", ["fp32"]),
+     ("options", None), ("data", {"name": 3})],
 )  # fmt: skip
 def test_load_model__metadata_that_make_no_sense(name, value, tmp_path):
     """Of our own file with a right checksum: it covers the numbers alone."""
