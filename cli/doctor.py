@@ -51,6 +51,7 @@ def examine() -> Iterator[Finding]:
     yield from _devices()
     driver = hardware.nvidia_driver()
     yield from _gpu(driver)
+    yield from _energy(driver)
     extra = "cuda13" if isinstance(driver, hardware.Driver) and driver.cuda >= (13, 0) else "cuda12"
     yield from _packages(f"pip install 'cnnengine[{extra}]'")
 
@@ -105,6 +106,22 @@ def _gpu(driver: Any) -> Iterator[Finding]:
         yield Finding("gpu", "ok", f"{gpu.name}, {memory}, compute capability {major}.{minor}")
     yield Finding("driver", "ok", f"{driver.version}, runs CUDA up to {driver.cuda[0]}."
                   f"{driver.cuda[1]}")  # fmt: skip
+
+
+def _energy(driver: Any) -> Iterator[Finding]:
+    """What counts energy, and whether it measures or estimates."""
+    from ..engine import counters, nvml
+
+    source = counters.processor()
+    mend = counters.LET_READ if counters.ROOT_ONLY in source.source else ""
+    yield Finding("energy: processor", "warning" if mend else "ok",
+                  f"{source.label}: {source.source}", mend)  # fmt: skip
+    if isinstance(driver, str):
+        return
+    if nvml.library() is None:
+        yield Finding("energy: gpu", "missing", "no NVML", counters.INSTALL)
+    else:
+        yield Finding("energy: gpu", "ok", "measured where the GPU counts it, by NVML")
 
 
 def _packages(mend: str) -> Iterator[Finding]:

@@ -17,6 +17,8 @@ from .device import Device
 MEASURED, ESTIMATED, UNKNOWN = LABELS = ("measured", "estimated", "unknown")  # best first
 INSTALL = "pip install 'cnnengine[energy]'"
 POWERCAP = Path("/sys/class/powercap")
+ROOT_ONLY = "only root may read RAPL here"
+LET_READ = f"sudo chmod o+r {POWERCAP}/intel-rapl:*/energy_uj"
 PACKAGE_WATTS, MEMORY_WATTS = 400.0, 100.0  # hardly more, over minutes
 # One hardware thread at work: TDP over hardware threads lies between 2 and 6 W for servers,
 # desktops and laptops of the early 2020s.
@@ -117,15 +119,19 @@ class GpuCounter:
         return self._watch.joules()
 
 
+def processor() -> Source:
+    """RAPL where it can be read, else the processor's time."""
+    try:
+        return Rapl()
+    except PermissionError:
+        return ProcessorTime(ROOT_ONLY)
+    except (OSError, ValueError):
+        return ProcessorTime()
+
+
 def sources_of(device: Device) -> list[Source]:
     """The best source for each part of the machine that works for a device."""
-    found: list[Source] = []
-    try:
-        found.append(Rapl())
-    except PermissionError:
-        found.append(ProcessorTime("only root may read RAPL here"))
-    except (OSError, ValueError):
-        found.append(ProcessorTime())
+    found = [processor()]
     if device.name.startswith("cuda"):
         gpu: Any = device.gpu  # type: ignore[attr-defined]
         found.append(GpuCounter(gpu.bus()))

@@ -15,8 +15,10 @@ import click
 import pytest
 from PIL import Image
 
+from cnnengine.cli.doctor import examine
 from cnnengine.cli.main import COMMANDS
 from cnnengine.cli.main import cli as group
+from cnnengine.engine import counters
 from cnnengine.engine.config import TrainConfig
 
 from .command import COMMAND, EPOCHS, refused, run, small, snapshot, start, succeed
@@ -305,12 +307,24 @@ def test_doctor__names_what_is_here_and_what_is_missing(tmp_path):
     assert found["kernels: numpy"]["state"] == "ok"
     assert found["blas"]["value"]
     assert "what --device auto means" in found["device: cpu"]["value"]
+    assert found["energy: processor"]["value"].startswith(("measured: RAPL", "estimated: "))
     for finding in report["findings"]:
         assert finding["state"] in ("ok", "missing", "warning")
         assert finding["state"] == "ok" or finding["mend"], finding
     shown = succeed("doctor", cwd=tmp_path).out
     assert "kernels: numpy" in shown
     assert "device: cuda" in shown
+
+
+def test_doctor__names_what_lets_rapl_be_read(monkeypatch):
+    def refuse(root=None):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(counters, "Rapl", refuse)
+    found = next(finding for finding in examine() if finding.name == "energy: processor")
+    assert found.state == "warning"
+    assert "only root may read RAPL here" in found.value
+    assert found.mend.startswith("sudo chmod o+r /sys/class/powercap/intel-rapl:*")
 
 
 def test_output__closed_pipe_is_quiet(tmp_path):
