@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,19 @@ if TYPE_CHECKING:
 
 MODES = ("zeros", "edge", "none")
 TEXT = (".txt", ".csv", ".tsv")
+NEGATIVE = re.compile(r"-[\d.]\S*[\s,;]")  # several numbers, the first below 0
 SMALL = 12  # rows and columns whose numbers are written out
 
 
-@click.command("convolve")
+class NumbersCommand(click.Command):
+    """Takes numbers like "-1 0; 1 0" for what they are: click would read an option `-1`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, numbers behind a blank."""
+        return super().parse_args(ctx, [f" {a}" if NEGATIVE.match(a) else a for a in args])
+
+
+@click.command("convolve", cls=NumbersCommand)
 @click.argument("image", metavar="IMAGE")
 @click.option("--filter", "filter_", required=True, metavar="FILTER",
               help="sobel-x, sobel-y, sharpen, blur, edge, emboss, identity; numbers like "
@@ -225,7 +235,7 @@ def _told(
     """The object for --json."""
     last = walk.stages[-1].values
     told: dict[str, Any] = {
-        "image": image,
+        "image": image.strip(),
         "filter": {"name": name, "values": walk.filter.tolist()},
         "device": place.name,
         "stride": walk.op.stride[0],

@@ -68,6 +68,13 @@ def test_convolve__every_product_of_few_numbers(tell, tmp_path):
     assert [stage["name"] for stage in told["stages"]] == ["convolution", "relu", "pool"]
 
 
+@pytest.mark.parametrize("numbers", ["-1 0; 2 -3", "-1,0\n2,-3", "-.1e1 0;2 -3"])
+def test_convolve__numbers_that_begin_below_zero(tell, numbers):
+    code, out, err = tell(numbers, "--filter", "-1", "--json", "--out", "seen")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["values"] == [[1, 0], [-2, 3]]
+
+
 def test_convolve__steps_of_a_photo_in_grey(tell, photo, tmp_path):
     code, out, _ = tell("photo.png", "--filter", "1 0 -1; 2 0 -2; 1 0 -1", "--steps", "--stride", 4,
                         "--padding-mode", "edge", "--out", "seen")  # fmt: skip
