@@ -54,10 +54,7 @@ def command(
     from ..engine.inspect import page, view
     from .trained import open_network
 
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: there is no folder {out.parent}")
-    if out.exists() and not overwrite:
-        raise InputError(f"{out} exists; give --overwrite to replace it, or another --out")
+    files.check_free(out, overwrite)
     if image.is_dir():
         raise InputError(f"{image} is a folder; name one picture in it")
     network, own = open_network(run, device, kernels, 1)

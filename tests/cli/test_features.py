@@ -95,8 +95,9 @@ def test_features__without_the_data_it_says_so(trained, picture, tmp_path, featu
         (("--layers", "conv1_1,conv1_1"), ("names conv1_1 twice",)),
         (("--class", "drak"), ("unknown class 'drak'", "did you mean dark")),
         (("--data", "nowhere"), ("unknown data set 'nowhere'",)),
+        (("--out", ".", "--overwrite"), (". is a folder; name a file",)),
         (("--channels", "0"), ("--channels", "0", "1<=x<=64")),
-        (("--out", "none/page.html"), ("--out none/page.html", "there is no folder none")),
+        (("--out", "none/page.html"), ("none/page.html: there is no folder none",)),
     ],
 )
 def test_features__wrong_options(more, told, trained, picture, tmp_path, features):
