@@ -132,7 +132,7 @@ def cut(graph: Graph, boundary: str) -> tuple[Graph, Graph]:
     """A graph's halves: x → `features`, and what follows with the features as its input x."""
     value = next(v for v in graph.producers() if v.name == boundary)
     nodes = _front(graph, value)
-    front = _part(graph, nodes, inputs=graph.inputs[:1], outputs={FEATURES: value})
+    front = _part(graph, nodes, inputs=graph.inputs, outputs={FEATURES: value})
     x = Value(graph.inputs[0].name, value.shape, value.dtype, "input")
     rest = [n.substitute(value, x) for n in _behind(graph, value)]
     return front, _part(graph, rest, inputs=(x, *graph.inputs[1:]), outputs=graph.outputs)
@@ -153,8 +153,10 @@ def _part(
     graph: Graph, nodes: list[Node], *, inputs: tuple[Value, ...], outputs: Mapping[str, Value]
 ) -> Graph:
     read = {v for n in nodes for v in (*n.reads, *n.updates)}
+    names = {v.name for v in inputs if v in read}
     return replace(
-        graph, nodes=tuple(nodes), inputs=inputs, outputs=dict(outputs),
+        graph, nodes=tuple(nodes), inputs=tuple(v for v in inputs if v in read),
+        constants={n: c for n, c in graph.constants.items() if n in names}, outputs=dict(outputs),
         keys=tuple(v for v in graph.keys if v in read),
         params=tuple(p for p in graph.params if p.value in read),
         states=tuple(v for v in graph.states if v in read),

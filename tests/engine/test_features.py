@@ -54,7 +54,8 @@ def _entries(trainer):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"precision": "bf16"}, {"precision": "fp64", "optimizer": "adamw"}]
+    "settings",
+    [{}, {"precision": "bf16"}, {"precision": "fp16"}, {"precision": "fp64", "optimizer": "adamw"}],
 )
 def test_cached__equals_uncached_to_the_bit(tmp_path, settings):
     cached = _frozen(tmp_path / "cached", **settings)
