@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
@@ -10,7 +11,7 @@ from cnnengine.engine.models import list_models
 from cnnengine.engine.network import Description, Network
 from cnnengine.engine.onnx import exporter
 
-from .onnx_models import outputs_of
+from .onnx_models import model, outputs_of, save, weights
 
 CLOSE = 3e-6  # relative RMS of float32; 7e-7 was the largest seen
 
@@ -74,6 +75,37 @@ def test_save__onnxruntime_agrees_and_import_gives_the_network_back(arch, tmp_pa
     assert np.array_equal(back.logits(images), ours)
     steps = [node.op for node, _ in back.inference.steps]
     assert steps == [node.op for node, _ in network.inference.steps]
+
+
+def test_save__every_op_that_an_imported_network_may_have(tmp_path):
+    rng = np.random.default_rng(5)
+    node = helper.make_node
+    arrays = weights(rng, w=(6, 3, 3, 3), slope=(6, 1, 1), one=(1,), each=(6, 1, 1), top=(96, 4))
+    arrays |= {"groups": np.array([0, 2, 3, 7, 8]), "back": np.array([0, 6, 7, 8])}
+    arrays |= {"pads": np.array([0, 0, -1, 2, 0, 0, -1, -1])}
+    arrays |= {"low": np.float32(-0.5), "high": np.float32(6)}
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], pads=[0, 1, 0, 1]), node("PRelu", ["c", "slope"], ["p"]),
+        node("Reshape", ["p", "groups"], ["g"]),
+        node("Transpose", ["g"], ["t"], perm=[0, 2, 1, 3, 4]),
+        node("Reshape", ["t", "back"], ["s"]), node("LeakyRelu", ["s"], ["l"], alpha=0.2),
+        node("Mul", ["l", "each"], ["m"]), node("Add", ["m", "one"], ["a"]),
+        node("Clip", ["a", "low", "high"], ["clip"]), node("Pad", ["clip", "pads", "low"], ["pad"]),
+        node("MaxPool", ["pad"], ["d"], kernel_shape=[2, 2], dilations=[1, 2], strides=[1, 2]),
+        node("Softmax", ["d"], ["soft"], axis=1),
+        node("Transpose", ["soft"], ["u"], perm=[0, 3, 1, 2]),
+        node("Relu", ["u"], ["r"]), node("Flatten", ["r"], ["f"]),
+        node("MatMul", ["f", "top"], ["k"]), node("LogSoftmax", ["k"], ["logs"], axis=1),
+        node("Mul", ["logs", "one"], ["y"]),
+    ]  # fmt: skip
+    proto = model(nodes, {"x": ["N", 3, 9, 8]}, {"y": ["N", 4]}, arrays)
+    network = _network(save(proto, tmp_path / "a.onnx"), (9, 8, 3), {}, classes=4)
+    images = rng.standard_normal((3, 9, 8, 3), np.float32)
+    exporter.save(tmp_path / "b.onnx", network.description, network.state_dict())
+    theirs = images.transpose(0, 3, 1, 2)
+    wanted = outputs_of(proto, theirs)
+    assert _error(network.logits(images), wanted) < CLOSE
+    assert _error(outputs_of(str(tmp_path / "b.onnx"), theirs), wanted) < CLOSE
 
 
 def test_save__says_how_images_are_normalised(tmp_path):
