@@ -16,7 +16,7 @@ import simulated_cuda
 from cnnengine.engine import device as devices
 from cnnengine.engine import features
 from cnnengine.engine.data.dataset import Dataset, make_splits
-from cnnengine.engine.errors import InputError
+from cnnengine.engine.errors import InputError, TrainingError
 from cnnengine.engine.network import Network
 from cnnengine.engine.reports import EpochReport, Note, StepReport
 from cnnengine.engine.transfer import channels, completed
@@ -202,6 +202,13 @@ def test_cached__stopped_while_the_frozen_layers_run(tmp_path):
     summary = trainer.run()
     assert (summary.finished, summary.steps) == (False, 0)
     assert _entries(trainer) == []
+
+
+def test_cached__a_loss_that_is_not_finite_names_the_layer_behind(tmp_path):
+    trainer = _frozen(tmp_path / "run")
+    dict(trainer.network.parameters)["conv3/w"][0, 1, 1, 0] = np.nan
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 0 .* the parameter conv3/w"):
+        trainer.run()
 
 
 @pytest.mark.parametrize(
