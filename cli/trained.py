@@ -57,6 +57,7 @@ def open_data(
         raise InputError(f"{path} was trained on {name!r}, which is not here; give --data")
     splits = sets.load(
         name, image_size=parse_image_size(size),
+        channels=3 if network.description.input_shape[2] == 3 else None,  # grey is coloured too
         skip_bad=skip_bad or own.skip_bad, seed=own.seed,
     )  # fmt: skip
     _check_fit(splits, network, is_folder=name not in sets.REGISTRY)

@@ -7,6 +7,11 @@ import json
 import pytest
 from PIL import Image
 
+from cnnengine.cli.trained import open_data
+from cnnengine.engine.device import open_device
+from cnnengine.engine.model_meta import Source
+from cnnengine.engine.network import Description, Network
+
 from .command import make_pictures, refused, small, succeed
 
 
@@ -73,3 +78,11 @@ def test_train__a_class_of_one_image_and_a_file_that_is_none(tmp_path):
     (data / "single" / "only.png").write_bytes(b"no picture")
     line = refused(*small(data), cwd=tmp_path)
     assert "only.png: not a readable picture" in line
+
+
+def test_open_data__grey_pictures_for_a_network_of_colour(pictures, tmp_path):
+    description = Description("C2 G", (8, 8, 3), ("dark", "light"), (0.5,) * 3, (0.25,) * 3)
+    network = Network(description, open_device("cpu"), infer_batch=1)
+    told = {"image_size": None, "skip_bad": False}
+    splits = open_data(tmp_path, network, Source(str(pictures)), data=None, **told)
+    assert splits.test.image_shape == (8, 8, 3)
