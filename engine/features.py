@@ -237,15 +237,15 @@ def _make(
     try:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
-        begun, sums, arrays = time.perf_counter(), {}, {}
+        seconds, sums, arrays = 0.0, {}, {}
         for split, shape in _shapes(network, splits).items():
             images = _images(network, splits, split, in_order)
             written = _write(part / f"{split}.bin", network, images, stopped)
             if written is None:
                 return None
-            dtype, sums[split] = written
+            dtype, sums[split], spent = written
+            seconds += spent
             arrays[split] = _mapped(part, split, shape, dtype)
-        seconds = time.perf_counter() - begun
         told = {"format": FORMAT, "crc32": sums, "seconds": seconds}
         (part / ENTRY).write_text(json.dumps(told), encoding="utf-8")
         with contextlib.suppress(OSError):  # another process was first: same content
@@ -269,20 +269,25 @@ def _images(network: Network, splits: Splits, split: str, in_order: Loader) -> I
 
 def _write(
     path: Path, network: Network, images: Iterator[np.ndarray], stopped: Callable[[], bool]
-) -> tuple[str, int] | None:
-    """Write the features of all images; (element type, CRC-32), or None when `stopped`."""
-    total, dtype = 0, ""
+) -> tuple[str, int, float] | None:
+    """Write the features of all images; None when `stopped`.
+
+    Returns: (element type, CRC-32, seconds in the network).
+    """
+    total, dtype, seconds = 0, "", 0.0
     with open(path, "wb") as file:
         for batch in images:
             if stopped():
                 return None
+            begun = time.perf_counter()
             found = network.features(batch)
+            seconds += time.perf_counter() - begun
             content = found.reshape(-1).view(np.uint8).data
             dtype, total = str(found.dtype), zlib.crc32(content, total)
             file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    return dtype, total
+    return dtype, total, seconds
 
 
 def _remove_abandoned(part: Path) -> None:
