@@ -32,6 +32,9 @@ def command(
 
     if form == "onnx" and names is not None:
         raise InputError("--names is for safetensors; an ONNX file has the network's own names")
+    other = next(f for f in FORMATS if f != form)
+    if out.suffix == f".{other}":
+        raise InputError(f"--out {out} would hold {form}; give --to {other}, or another name")
     check_free(out, overwrite)
     description, arrays, source = load_model(run)
     say_code(description.arch)
@@ -39,6 +42,8 @@ def command(
         from ..engine.onnx import exporter
 
         names = "own"
+        if description.precision == "fp64":
+            output.warn("float64 becomes float32: ONNX files of ours have float32 alone")
         exporter.save(out, description, arrays)
     else:
         names = names or "torchvision"

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from cnnengine.cli.main import cli
+from cnnengine.engine.checkpoint import save_model
 from cnnengine.engine.errors import InputError
+from cnnengine.engine.model_meta import Source
 
+from ..engine.weight_samples import drawn, small
 from .command import make_pictures, refused, snapshot, succeed
 
 SHAPES = {  # lenet as torch writes it, two classes
@@ -99,3 +102,27 @@ def test_import_and_export__refuse_in_one_line(place):
     line = refused("export", "model.safetensors", "--out", "model.safetensors", cwd=place)
     assert "model.safetensors exists" in line
     assert snapshot(place) == before
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "other"),
+    [("safetensors", "m.onnx", "onnx"), ("onnx", "m.safetensors", "safetensors")],
+)
+def test_export__a_name_of_the_other_format_is_refused(form, name, other, place, monkeypatch):
+    monkeypatch.chdir(place)
+    before = snapshot(place)
+    with pytest.raises(InputError, match=f"--out {name} would hold {form}; give --to {other}"):
+        cli.main(["export", "model.safetensors", "--to", form, "--out", name],
+                 standalone_mode=False)  # fmt: skip
+    assert snapshot(place) == before
+
+
+def test_export__says_that_an_onnx_file_keeps_half_the_digits(tmp_path, capsys):
+    description = small("lenet", precision="fp64")
+    arrays = {name: array.astype(np.float64) for name, array in drawn(description).items()}
+    save_model(tmp_path / "m", description, arrays, Source(""))
+    for form, told in (("onnx", "warning: float64 becomes float32"), ("safetensors", "")):
+        cli.main(["export", str(tmp_path / "m"), "--to", form, "--out", str(tmp_path / form)],
+                 standalone_mode=False)  # fmt: skip
+        err = capsys.readouterr().err
+        assert told in err if told else not err
