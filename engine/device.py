@@ -193,6 +193,11 @@ def _check_gpu(name: str, index: int, backends: tuple[str, ...]) -> None:
 
 def _backends(place: str, kernels: str) -> tuple[str, ...]:
     """The backends of a device, or the one that `kernels` names. Raises: InputError."""
+    if kernels in PARTIAL:
+        raise InputError(
+            f"--kernels {kernels}: they cannot run alone, not every function is among them; auto "
+            "takes them wherever they can"
+        )
     if kernels not in KERNELS:
         raise InputError(f"unknown kernels {kernels!r}; known: {', '.join(KERNELS)}")
     if kernels == "auto":

@@ -83,7 +83,7 @@ def test_open_device__interpreter_runs_cuda_cpp_in_its_simulator():
     [
         ("cpu", "triton", "--kernels triton: not on device cpu; use --device cuda or interpreter"),
         ("interpreter", "numpy", "--kernels numpy: not on device interpreter; use --device cpu"),
-        ("cpu", "native", "unknown kernels 'native'; known: auto, numpy, triton, cupy"),
+        ("cpu", "native", "--kernels native: they cannot run alone"),
     ],
 )
 def test_open_device__kernels_of_another_device(device, kernels, told):
