@@ -2,89 +2,39 @@
 
     python -m cnnengine.bench.acceptance --out DIR --minutes 8
 
-In this order: ceilings, verify, single kernels (those known to be slowest against the other side
-first), whole networks, the first steps of a training run beside the CPU's, and the short table.
-Each figure is written to DIR/log.jsonl as it is made; the same command goes on where it stopped.
-At the end DIR holds results.jsonl (as `cnnengine bench` writes it), report.html and table.txt.
+In this order: ceilings, a brief verify, single kernels (those known to be slowest against the other
+side first, then some of every suite and pass), whole networks, the first steps of a training run
+beside the CPU's; then what time is left goes to the functions and kernels that were not reached,
+and the short table ends it. Each figure is written to DIR/log.jsonl as it is made, and the same
+command goes on where it stopped, behind what failed. At the end DIR holds results.jsonl (as
+`cnnengine bench` writes it), report.html and table.txt.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..engine.device import Device, open_device
+from ..engine.energy import Meter
 from ..engine.errors import InputError, KernelError
-from . import kernels, machine, network, page, readme, report, roofline, suites, work
+from ..kernels.errors import BackendError
+from . import kernels, machine, network, page, readme, report, roofline, short_table, work
 from .log import Log
+from .program import CPU, GPU, Job, Program, jobs, known_ratios
 from .verify import suite as verify
 
 Told = dict[str, Any]
-KERNELS, NETWORKS = 0.6, 0.85  # shares of the time after which that stage ends
+VERIFY, KERNELS, NETWORKS = 0.25, 0.6, 0.85  # shares of the time after which that stage ends
+BRIEF = {"nasty": 3, "real": 2}  # shapes of a function: each new one compiles for a second or more
 STEPS = 20  # of training, compared with the CPU's
-
-
-@dataclass(frozen=True)
-class Job:
-    """One row of kernels: a layer of a suite, a pass, a batch size, a precision."""
-
-    suite: str
-    layer: suites.Layer
-    name: str
-    batch: int
-    precision: str
-
-    @property
-    def key(self) -> str:
-        """As the row is called in a result."""
-        told = "" if self.precision == "fp32" else f"/{self.precision}"
-        return f"{self.suite}/{self.layer}/{self.name}/batch {self.batch}{told}"
-
-
-@dataclass(frozen=True)
-class Program:
-    """What is measured on a kind of device."""
-
-    suites: tuple[str, ...]
-    passes: tuple[str, ...]
-    batches: tuple[int, ...]
-    precisions: tuple[str, ...]
-    networks: tuple[tuple[str, int, str], ...]
-    training: tuple[str, int]
-
-
-GPU = Program(
-    tuple(name for name in suites.SUITES if name != "vgg-small"),
-    ("forward+relu", "dgrad", "wgrad", "forward+relu+pool", "max_pool"), (64, 8, 1),
-    ("bf16", "tf32x3", "tf32"),
-    (("vgg-small", 256, "bf16"), ("vgg16", 64, "bf16"), ("vgg-small", 256, "tf32")),
-    ("vgg-small", 256),
-)  # fmt: skip
-CPU = Program(
-    ("vgg-small", "odd"), ("forward+relu", "dgrad", "wgrad"), (1,), ("fp32",),
-    (("lenet", 8, "fp32"), ("vgg-small", 16, "fp32")), ("lenet", 8),
-)  # fmt: skip
-
-
-def jobs(program: Program, known: dict[str, float]) -> list[Job]:
-    """Every row of kernels: known ones by their ratio, worst first, then the others in turn."""
-    made = [
-        Job(name, layer, one, batch, precision)
-        for precision in program.precisions
-        for batch in program.batches
-        for one in program.passes
-        for name in program.suites
-        for layer in suites.get_suite(name).layers
-        if "pool" not in one or layer.pool is not None
-    ]
-    return sorted(made, key=lambda job: known.get(job.key, math.inf))
 
 
 class Acceptance:
@@ -114,13 +64,59 @@ class Acceptance:
         return share * 60 * self._minutes - (self._clock() - self._begun)
 
     def run(self) -> int:
-        """All stages; the exit code: 1 if a kernel was wrong."""
-        self.ceilings()
-        self.verify()
-        self.kernels()
-        self.networks()
-        self.training()
+        """All stages; the exit code: 1 if a kernel was wrong.
+
+        Raises: BackendError if the device does nothing more; what is known is written all the same.
+        """
+        for name, stage in (
+            ("ceilings", self.ceilings),
+            ("verify", lambda: self.verify(VERIFY)),
+            ("kernels", lambda: self.kernels(KERNELS)),
+            ("networks", self.networks),
+            ("training", self.training),
+            ("verify", lambda: self.verify(1.0)),
+            ("kernels", lambda: self.kernels(1.0)),
+        ):
+            try:
+                self._stage(name, stage)
+            except BackendError:
+                if self.log.told("ceilings"):
+                    self.finish()
+                raise
         return self.finish()
+
+    def _stage(self, name: str, stage: Callable[[], None]) -> None:
+        """One stage, and the energy that it took added to what it took before."""
+        before, meter = len(self.log.lines), Meter(self.device)
+        try:
+            stage()
+        finally:
+            if len(self.log.lines) > before:
+                used, old = meter.read(), self.log.told("energy").get(name, {"wh": 0.0})
+                known = used.wh is not None and old["wh"] is not None
+                wh = old["wh"] + used.wh if known else None
+                self.log.add("energy", name, {"wh": wh, "label": used.label})
+
+    def _kept(
+        self, stage: str, key: str, make: Callable[[], Any], dead: Callable[[str], Any]
+    ) -> Any:
+        """Write down what `make` makes, or if it raises, what `dead` makes of the reason.
+
+        Raises: BackendError if the device does nothing more.
+        """
+        try:
+            made = make()
+        except Exception as error:  # whatever one figure dies of, the others are wanted
+            told = f"raised {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            made = dead(told)
+            if not self.device.works():
+                self.log.add(stage, key, made)
+                raise BackendError(
+                    f"{key}: {self.device.name} does nothing more: {told}; the same command goes "
+                    "on behind that"
+                ) from error
+        self.log.add(stage, key, made)
+        return made
 
     def ceilings(self) -> None:
         """What the machine can do at most."""
@@ -133,42 +129,51 @@ class Acceptance:
             made = roofline.measure_host()
         self.log.add("ceilings", "ceilings", made.told())
 
-    def verify(self) -> None:
-        """The quick suite, function by function; every failed call is kept."""
-        done = self.log.told("verify")
-        chosen = verify.get_suite("quick", self.device.name)
-        for function in verify.pick_functions(None):
-            if function in done:
+    def verify(self, share: float) -> None:
+        """A brief suite, function by function, products first; every failed call is kept."""
+        wanted = verify.pick_functions(None)
+        for function in sorted(wanted, key=lambda name: name not in verify.PRODUCTS):
+            done = self.log.told("verify").get(function)
+            if done and not done["counts"]["not reached"]:
                 continue
-            if self.left(KERNELS) <= 0:
+            if self.left(share) <= 0:
                 self.note("verify: the time is over")
                 return
-            rows = list(verify.run(self.device, [function], chosen, seed=0))
-            failed = [row for row in rows if row["state"] == "failed"]
-            self.log.add("verify", function, {"counts": verify.summary(rows), "failed": failed})
-            for row in failed:
+            made = self._kept("verify", function, functools.partial(self._verify, function, share),
+                              _dead_call)  # fmt: skip
+            for row in made["failed"]:
                 self.note(f"FAILED {function} [{row['case']}] on {row['backend']}: {row['told']}")
 
-    def kernels(self) -> None:
+    def _verify(self, function: str, share: float) -> Told:
+        chosen = replace(verify.get_suite("quick", self.device.name), **BRIEF)
+        rows = list(
+            verify.run(self.device, [function], chosen, seed=0, until=lambda: self.left(share))
+        )
+        failed = [row for row in rows if row["state"] == "failed"]
+        return {"counts": verify.summary(rows), "failed": failed}
+
+    def kernels(self, share: float) -> None:
         """Rows of single kernels until their share of the time is over."""
         done = self.log.told("kernels")
-        told = self.log.told("ceilings")["ceilings"]
-        ceilings = roofline.Ceilings(told["copy"], told["gemm"])
         for job in jobs(self.program, known_ratios(readme.ROOT / "bench" / "results")):
             if job.key in done:
                 continue
-            if self.left(KERNELS) <= 0:
+            if self.left(share) <= 0:
                 self.note("kernels: the time is over")
                 return
             made = work.make(job.layer, job.name, job.batch, job.precision)
             assert made is not None
-            row = kernels.measure_row(
-                job.suite, made, self.device, ceilings=ceilings, seconds=self.seconds,
-                rounds=None, against=self.against, compiled=False,
-            )  # fmt: skip
-            self.log.add("kernels", job.key, row)
+            row = self._kept("kernels", job.key, functools.partial(self._measure, job, made),
+                             functools.partial(_dead_row, job, made))  # fmt: skip
             ratio = f"{row['ratio']:.2f}x" if row.get("ratio") else ", ".join(row["failed"])
             self.note(f"{job.key}: {ratio}")
+
+    def _measure(self, job: Job, made: work.Work) -> Told:
+        told = self.log.told("ceilings")["ceilings"]
+        return kernels.measure_row(
+            job.suite, made, self.device, ceilings=roofline.Ceilings(told["copy"], told["gemm"]),
+            seconds=self.seconds, rounds=None, against=self.against, compiled=False,
+        )  # fmt: skip
 
     def networks(self) -> None:
         """Training steps and inference of whole networks."""
@@ -177,26 +182,34 @@ class Acceptance:
             key = f"{arch}/batch {batch}/{precision}"
             if key in done or self.left(NETWORKS) <= 0:
                 continue
-            rows = network.run(
-                network.make_setting(arch, batch, precision), self.device, network.MODES,
-                against=self.against, compiled=False, seconds=10 * self.seconds, rounds=None,
-                note=self.note,
+            rows = self._kept(
+                "networks", key, functools.partial(self._network, arch, batch, precision),
+                functools.partial(_dead_network, arch, batch, precision),
             )  # fmt: skip
-            self.log.add("networks", key, rows)
-            self.note(f"{key}: {', '.join(_ratio(row) for row in rows)}")
+            self.note(f"{key}: {', '.join(map(short_table.ratio, rows))}")
+
+    def _network(self, arch: str, batch: int, precision: str) -> list[Told]:
+        return network.run(
+            network.make_setting(arch, batch, precision), self.device, network.MODES,
+            against=self.against, compiled=False, seconds=10 * self.seconds, rounds=None,
+            note=self.note,
+        )  # fmt: skip
 
     def training(self) -> None:
         """The losses of the first steps on one batch, on this device and in NumPy on the CPU."""
         if self.log.told("training") or self.left() <= 0:
             return
-        setting = network.make_setting(*self.program.training)
-        losses = [
-            list(_losses(setting, device)) for device in (self.device, open_device("cpu", "numpy"))
-        ]
+        arch, batch = self.program.training
+        told = {"arch": arch, "batch": batch, "ok": False}
+        self._kept("training", "training", lambda: told | self._train(arch, batch),
+                   lambda why: told | {"failed": why})  # fmt: skip
+
+    def _train(self, arch: str, batch: int) -> Told:
+        setting = network.make_setting(arch, batch)
+        places = self.device, open_device("cpu", "numpy")
+        losses = [list(_losses(setting, device)) for device in places]
         apart = max(abs(a - b) / abs(b) for a, b in zip(*losses, strict=True))
-        told = {"arch": setting.arch, "batch": setting.batch, "losses": losses, "apart": apart,
-                "ok": apart <= network.GRADIENT_RMS}  # fmt: skip
-        self.log.add("training", "training", told)
+        return {"losses": losses, "apart": apart, "ok": apart <= network.GRADIENT_RMS}
 
     def finish(self) -> int:
         """Write the results and the short table."""
@@ -216,38 +229,32 @@ class Acceptance:
         file = self.folder / "results.jsonl"
         file.write_text("".join(json.dumps(result) + "\n" for result in results))
         page.write(self.folder / "report.html", results)
-        lines = list(self._table(rows))
+        lines = list(short_table.lines(self.log))
         (self.folder / "table.txt").write_text("\n".join(lines) + "\n")
         for line in lines:
             self.note(line)
         return int(any("WRONG" in line for line in lines))
 
-    def _table(self, rows: dict[str, list[Told]]) -> Iterator[str]:
-        verified = self.log.told("verify")
-        counts = {s: sum(t["counts"][s] for t in verified.values()) for s in ("passed", "failed")}
-        wrong = " WRONG" if counts["failed"] else ""
-        yield f"verify: {counts['passed']} passed, {counts['failed']} failed{wrong}"
-        kernel_rows = rows["kernels"]
-        for name in work.PASSES:
-            told = report.summary([row for row in kernel_rows if row["pass"] == name])
-            if told:
-                yield f"{name}: {told}"
-        for row in rows["network"]:
-            yield f"{row['key']}: {_ratio(row)}"
-        for row in (*kernel_rows, *rows["network"]):
-            if row["failed"]:
-                yield f"{row['key']}: WRONG {'; '.join(row['failed'])}"
-        for told in self.log.told("training").values():
-            verdict = "" if told["ok"] else " WRONG"
-            yield (f"training {told['arch']}: {STEPS} losses within {told['apart']:.1e} of the "
-                   f"CPU's{verdict}")  # fmt: skip
+
+def _dead_call(told: str) -> Told:
+    row = {"state": "failed", "case": "-", "backend": "-", "told": told}
+    return {"counts": verify.summary([row]), "failed": [row]}
 
 
-def _ratio(row: Told) -> str:
-    if not row.get("ours"):
-        return f"{row['mode']} no figure"
-    told = f"{row['mode']} {row['images_per_second']:.0f} images/s"
-    return f"{told} ({row['ratio']:.2f}x)" if row.get("ratio") else told
+def _dead_row(job: Job, made: work.Work, told: str) -> Told:
+    return {**kernels.row_of(made, {}, []), "key": job.key, "failed": [told]}
+
+
+def _dead_network(arch: str, batch: int, precision: str, told: str) -> list[Told]:
+    kind = "" if precision == "fp32" else f"/{precision}"
+    return [
+        {
+            "key": f"{arch}/{mode}/batch {batch}{kind}", "precision": precision, "arch": arch,
+            "mode": mode, "batch": batch, "backends": {}, "reference": None, "differences": {},
+            "failed": [told],
+        }
+        for mode in network.MODES
+    ]  # fmt: skip
 
 
 def _losses(setting: network.Setting, device: Device) -> Iterator[float]:
@@ -255,16 +262,6 @@ def _losses(setting: network.Setting, device: Device) -> Iterator[float]:
     with device.session():
         for _ in range(STEPS):
             yield side.train()
-
-
-def known_ratios(folder: Path) -> dict[str, float]:
-    """Row → its latest ratio in the results that are kept."""
-    found: dict[str, float] = {}
-    for file in sorted(folder.rglob("*.jsonl")) if folder.exists() else ():
-        for result in report.read(file):
-            rows = [row for row in result["rows"] if row.get("ratio")]
-            found |= {row["key"]: row["ratio"] for row in rows}
-    return found
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,19 +1,20 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from cnnengine.bench import acceptance, kernels, network, work
+from cnnengine.bench import acceptance, kernels, network, program, suites, work
 from cnnengine.bench.log import Log
 from cnnengine.bench.verify import suite
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
 from cnnengine.kernels import registry
 
-TINY = acceptance.Program(
+TINY = program.Program(
     ("odd",), ("forward+relu", "max_pool"), (1,), ("fp32",), (("lenet", 2, "fp32"),), ("lenet", 2)
 )
 NAMES = ("log.jsonl", "report.html", "results.jsonl", "table.txt")
@@ -22,17 +23,17 @@ NAMES = ("log.jsonl", "report.html", "results.jsonl", "table.txt")
 @pytest.fixture
 def small(monkeypatch):
     """Two functions to verify, a few small calls of each, and the two first layers of `odd`."""
-    monkeypatch.setitem(suite.SUITES, "quick", suite.Suite("quick", 2, 0, 5, 1e5, False))
+    monkeypatch.setitem(suite.SUITES, "quick", suite.Suite("quick", None, 6, 5, 1e5, False))
+    monkeypatch.setattr(acceptance, "BRIEF", {"nasty": 2, "real": 0})
     monkeypatch.setattr(suite, "pick_functions", lambda wanted: ("relu", "conv2d"))
-    odd = acceptance.suites.get_suite("odd")
-    short = acceptance.suites.Suite("odd", 1, odd.layers[:2])
-    monkeypatch.setitem(acceptance.suites.SUITES, "odd", short)
+    short = suites.Suite("odd", 1, suites.get_suite("odd").layers[:2])
+    monkeypatch.setitem(suites.SUITES, "odd", short)
     monkeypatch.setattr(acceptance, "STEPS", 3)
 
 
-def make(folder, said, clock=lambda: 0.0, program=TINY):
+def make(folder, said, clock=lambda: 0.0, plan=TINY):
     device = open_device("cpu", "numpy")
-    made = acceptance.Acceptance(device, folder, 1.0, program, said.append, clock)
+    made = acceptance.Acceptance(device, folder, 1.0, plan, said.append, clock)
     made.seconds, made.against = 0.001, False
     return made
 
@@ -45,6 +46,7 @@ def test_run__writes_everything_and_goes_on_where_it_stopped(small, tmp_path, mo
     assert table.startswith("verify: 4 passed, 0 failed\n")
     assert "lenet/train/batch 2: train" in table
     assert "training lenet: 3 losses within 0.0e+00 of the CPU's" in table
+    assert re.search(r"\nenergy: ceilings [\d.e-]+ Wh \(\w+\), verify .*, training .* Wh", table)
     kinds = [json.loads(line) for line in (tmp_path / "out/results.jsonl").read_text().splitlines()]
     assert [told["kind"] for told in kinds] == ["kernels", "network"]
     assert len(kinds[0]["rows"]) == 3
@@ -70,9 +72,13 @@ def test_run__time_is_over_and_the_next_run_does_the_rest(small, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == list(NAMES)
     rows = Log(tmp_path / "out", json.loads(first_line(tmp_path))["told"]).told("kernels")
     assert len(rows) < 3
-    make(tmp_path / "out", said, program=alone).run()
+    told = (tmp_path / "out" / "table.txt").read_text()
+    assert "verify: 0 passed, 0 failed, 2 functions not reached\n" in told
+    make(tmp_path / "out", said, plan=alone).run()
     rows = Log(tmp_path / "out", json.loads(first_line(tmp_path))["told"]).told("kernels")
     assert len(rows) == 3
+    told = (tmp_path / "out" / "table.txt").read_text()
+    assert told.startswith("verify: 4 passed, 0 failed\n")
 
 
 def first_line(tmp_path):
@@ -91,7 +97,7 @@ def test_run__wrong_kernels_end_with_one(small, tmp_path, monkeypatch):
     monkeypatch.setattr(function, "unchecked", wrong)
     said = []
     made = make(tmp_path / "out", said)
-    for stage in (made.ceilings, made.verify, made.kernels):
+    for stage in (made.ceilings, lambda: made.verify(1.0), lambda: made.kernels(1.0)):
         stage()
     assert made.finish() == 1
     table = (tmp_path / "out" / "table.txt").read_text()
@@ -99,11 +105,36 @@ def test_run__wrong_kernels_end_with_one(small, tmp_path, monkeypatch):
     assert "3x3/forward+relu/batch 1: WRONG numpy: relative RMS error" in table
 
 
+def test_run__what_raises_is_told_and_the_rest_is_measured(small, tmp_path, monkeypatch):
+    measure = kernels.measure_row
+
+    def fail(*given, **told):
+        if given[1].name == "max_pool":
+            raise ValueError("no such kernel\nlong story")
+        return measure(*given, **told)
+
+    def die(*_):
+        raise MemoryError("nothing left")
+
+    monkeypatch.setattr(kernels, "measure_row", fail)
+    monkeypatch.setattr(network, "make_setting", die)
+    assert make(tmp_path / "out", []).run() == 1
+    table = (tmp_path / "out" / "table.txt").read_text()
+    assert "max_pool/batch 1: WRONG raised ValueError: no such kernel\n" in table
+    assert "lenet/infer/batch 2: WRONG raised MemoryError: nothing left\n" in table
+    assert "training lenet: raised MemoryError: nothing left WRONG\n" in table
+    result = json.loads((tmp_path / "out/results.jsonl").read_text().splitlines()[0])
+    assert {row["pass"]: bool(row.get("ours")) for row in result["rows"]} == {
+        "forward+relu": True, "max_pool": False
+    }  # fmt: skip
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == list(NAMES)
+
+
 def test_jobs__the_worst_known_come_first():
-    plain = acceptance.jobs(TINY, {})
+    plain = program.jobs(TINY, {})
     assert len(plain) == len({job.key for job in plain}) == 12
     worst, bad = plain[7].key, plain[3].key
-    ordered = acceptance.jobs(TINY, {bad: 0.9, worst: 0.2})
+    ordered = program.jobs(TINY, {bad: 0.9, worst: 0.2})
     assert [job.key for job in ordered[:3]] == [worst, bad, plain[0].key]
     made = work.make(plain[0].layer, plain[0].name, 1)
     row = kernels.measure_row("odd", made, open_device("cpu", "numpy"), seconds=0.001, rounds=2,
@@ -111,10 +142,15 @@ def test_jobs__the_worst_known_come_first():
     assert row["key"] == plain[0].key
 
 
-def test_program__of_a_gpu_has_every_suite():
-    made = acceptance.jobs(acceptance.GPU, {})
-    assert {job.suite for job in made} >= {"vgg16", "alexnet", "inception-v3", "resnet50", "edge"}
+def test_program__of_a_gpu_meets_every_suite_and_pass_early():
+    made = program.jobs(program.GPU, {})
     assert {job.precision for job in made} == {"bf16", "tf32x3", "tf32"}
+    early = {(job.suite, job.name) for job in made[:40]}
+    assert {suite for suite, _ in early} == set(suites.SUITES) - {"vgg-small"}
+    assert {name for _, name in early} == set(program.GPU.passes)
+    assert {("resnet50", "wgrad"), ("inception-v3", "dgrad")} <= early
+    deep = [job.layer for job in made[:100] if job.suite == "vgg16" and job.name == "dgrad"]
+    assert min(layer.image[0] for layer in deep) <= 28
 
 
 def test_log__a_line_that_was_cut_off_is_done_again(tmp_path):

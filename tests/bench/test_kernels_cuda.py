@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import sys
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from cnnengine.bench import (
     kernels_cuda,
     machine,
     network,
+    program,
     roofline,
     suites,
     work,
@@ -249,23 +251,64 @@ def test_bench__kernels_on_a_gpu(simulated, torch_on_host, bench_json):
 def test_acceptance__on_a_gpu(simulated, tmp_path, monkeypatch):
     short = suites.Suite("odd", 1, (LAYER,))
     monkeypatch.setitem(suites.SUITES, "odd", short)
-    monkeypatch.setattr(acceptance.verify, "pick_functions", lambda wanted: ("relu",))
+    monkeypatch.setattr(suite, "pick_functions", lambda wanted: ("relu",))
     monkeypatch.setattr(acceptance, "STEPS", 2)
-    program = acceptance.Program(
+    plan = program.Program(
         ("odd",), ("wgrad",), (1,), ("bf16",), (("lenet", 2, "bf16"),), ("lenet", 2)
     )
     said = []
-    made = acceptance.Acceptance(open_device("cuda"), tmp_path, 5.0, program, said.append)
+    made = acceptance.Acceptance(open_device("cuda"), tmp_path, 5.0, plan, said.append)
     made.seconds, made.against = 0.001, False
     assert made.run() == 0
     table = (tmp_path / "table.txt").read_text()
-    assert "verify: 15 passed, 0 failed" in table
+    assert "verify: 5 passed, 0 failed\n" in table
     assert "lenet/train/batch 2/bf16: train" in table
     assert "training lenet: 2 losses within" in table
     told = made.log.lines[0]["told"]
     assert (told["device"], told["gpu"]) == ("cuda:0", "Simulated GPU")
     assert "Simulated GPU, compute capability 9.0" in (tmp_path / "report.html").read_text()
     assert made.log.told("kernels")["odd/31x31x13 → 17, 3x3/wgrad/batch 1/bf16"]["buffers"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "what"),
+    [(kernels, "measure_row", "odd/.*/forward/batch 1/bf16"), (suite, "run", "relu")],
+)
+def test_acceptance__goes_on_behind_what_lost_the_gpu(
+    simulated, tmp_path, monkeypatch, place, name, what
+):
+    short = suites.Suite("odd", 1, (LAYER,))
+    monkeypatch.setitem(suites.SUITES, "odd", short)
+    monkeypatch.setattr(suite, "pick_functions", lambda wanted: ("relu", "add"))
+    plan = program.Program(("odd",), ("forward", "wgrad"), (1,), ("bf16",), (), ("lenet", 2))
+    lost = simulated_cuda.CUDARuntimeError("an illegal memory access was encountered")
+
+    def run():
+        made = acceptance.Acceptance(open_device("cuda"), tmp_path, 5.0, plan, lambda line: None)
+        made.seconds, made.against = 0.001, False
+        monkeypatch.setattr(made, "training", lambda: None)
+        return made.run()
+
+    def lose(*_, **__):
+        simulated.error = lost
+        raise lost
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, lose)
+        told = f"^{what}: cuda:0 does nothing more: raised CUDARuntimeError: an illegal .*"
+        with pytest.raises(BackendError, match=told + "; the same command goes on behind that$"):
+            run()
+    assert "WRONG" in (tmp_path / "table.txt").read_text()
+    simulated.error = None
+    assert run() == 1  # what failed stays wrong
+    rows = json.loads((tmp_path / "results.jsonl").read_text())["rows"]
+    assert {row["pass"]: row["failed"] == [] for row in rows} == {
+        "forward": place is suite, "wgrad": True
+    }  # fmt: skip
+    table = (tmp_path / "table.txt").read_text()
+    failed = 1 if place is suite else 0
+    assert table.startswith(f"verify: {10 - 5 * failed} passed, {failed} failed")
+    assert "not reached" not in table
 
 
 def test_bench__memory_of_a_gpu_is_refused(simulated, bench):
@@ -401,6 +444,15 @@ def test_watch__tells_what_nvml_tells(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
     told = nvml.Watch(BUS).told()
     assert told == {"sm_mhz": 1001, "memory_mhz": 1002, "watts": 250.0, "joules": 0.5}
+
+
+def test_watch__of_a_gpu_that_counts_no_energy(monkeypatch):
+    library = fake_nvml()
+    library.nvmlDeviceGetTotalEnergyConsumption = library.nvmlDeviceGetTemperature
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    watch = nvml.Watch(BUS)
+    assert watch.joules() is None
+    assert watch.told() == {"sm_mhz": 1001, "memory_mhz": 1002, "watts": 250.0}
 
 
 def test_watch__of_a_hidden_gpu_tells_nothing(monkeypatch):

@@ -1,0 +1,88 @@
+"""What `acceptance.py` measures on a kind of device, and in which order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import report, suites
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of kernels: a layer of a suite, a pass, a batch size, a precision."""
+
+    suite: str
+    layer: suites.Layer
+    name: str
+    batch: int
+    precision: str
+
+    @property
+    def key(self) -> str:
+        """As the row is called in a result."""
+        told = "" if self.precision == "fp32" else f"/{self.precision}"
+        return f"{self.suite}/{self.layer}/{self.name}/batch {self.batch}{told}"
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is measured on a kind of device."""
+
+    suites: tuple[str, ...]
+    passes: tuple[str, ...]
+    batches: tuple[int, ...]
+    precisions: tuple[str, ...]
+    networks: tuple[tuple[str, int, str], ...]
+    training: tuple[str, int]
+
+
+GPU = Program(
+    tuple(name for name in suites.SUITES if name != "vgg-small"),
+    ("forward+relu", "dgrad", "wgrad", "forward+relu+pool", "max_pool"), (64, 8, 1),
+    ("bf16", "tf32x3", "tf32"),
+    (("vgg-small", 256, "bf16"), ("vgg16", 64, "bf16"), ("vgg-small", 256, "tf32")),
+    ("vgg-small", 256),
+)  # fmt: skip
+CPU = Program(
+    ("vgg-small", "odd"), ("forward+relu", "dgrad", "wgrad"), (1,), ("fp32",),
+    (("lenet", 8, "fp32"), ("vgg-small", 16, "fp32")), ("lenet", 8),
+)  # fmt: skip
+
+
+def jobs(program: Program, known: dict[str, float]) -> list[Job]:
+    """Every row of kernels: known ones by their ratio, worst first, then one of each kind in turn.
+
+    The time is over long before the end: suites and passes take turns, by layers far apart.
+    """
+    spread = {name: _spread(suites.get_suite(name).layers) for name in program.suites}
+    made = [
+        Job(name, layers[turn], one, batch, precision)
+        for precision in program.precisions
+        for batch in program.batches
+        for turn in range(max(map(len, spread.values())))
+        for name, layers in spread.items()
+        if turn < len(layers)
+        for one in program.passes
+        if "pool" not in one or layers[turn].pool is not None
+    ]
+    return sorted(made, key=lambda job: known.get(job.key, math.inf))
+
+
+def _spread(layers: Sequence[suites.Layer]) -> list[suites.Layer]:
+    """The first layer, then others so that any first few are spread over all."""
+    golden = (math.sqrt(5) - 1) / 2
+    order = sorted(range(len(layers)), key=lambda i: i * golden % 1)
+    return [layers[i] for i in order]
+
+
+def known_ratios(folder: Path) -> dict[str, float]:
+    """Row → its latest ratio in the results that are kept."""
+    found: dict[str, float] = {}
+    for file in sorted(folder.rglob("*.jsonl")) if folder.exists() else ():
+        for result in report.read(file):
+            rows = [row for row in result["rows"] if row.get("ratio")]
+            found |= {row["key"]: row["ratio"] for row in rows}
+    return found
