@@ -7,15 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from cnnengine.kernels import registry, spec, tiling
+from cnnengine.kernels import registry, spec, stopwatch, tiling
 from cnnengine.kernels.tiling import Machine
 
 if (REASON := registry.missing("triton")) is not None:
     pytest.skip(f"backend triton: {REASON}", allow_module_level=True)
 
-from cnnengine.bench import tile_tables, tune
+from cnnengine.bench import machine, tile_tables, tune
 from cnnengine.bench.suites import HALVING, layer
 from cnnengine.bench.verify import judge
+from cnnengine.engine import hardware
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
 from cnnengine.kernels.triton import conv, tiles
@@ -146,6 +147,24 @@ def test_run__ends_when_the_time_is_over(quick):
     rows = list(tune.run(tasks(), replace(quick, clock=lambda: next(times)), 1))
     assert [row.state for row in rows] == ["measured"]
     assert len(entries()) == 1
+
+
+def test_run__passes_over_calls_without_a_tile(bench):
+    made = {n: tune._Shape.make("float32", 4, 8) for n in ("x", "out")}
+    wide = {n: tune._Shape.make("float64", 4, 8) for n in ("x", "out")}  # not this backend's
+    found = [tune.Task(f"relu {i}", "relu", given) for i, given in enumerate((made, wide))]
+    rows = list(tune.run(found, bench, 10))
+    assert [(row.label, row.state) for row in rows] == [(f"relu {i}", "untiled") for i in (0, 1)]
+    assert not tiling.user_folder().exists()
+
+
+def test_on_cuda__tells_what_it_measures_on(bench, monkeypatch):
+    monkeypatch.setattr(hardware, "nvidia_driver", lambda: hardware.Driver("570.1", (12, 8), ()))
+    monkeypatch.setattr(machine, "revision", lambda: None)
+    monkeypatch.setattr(stopwatch, "Stopwatch", lambda: "watch")
+    made = tune.on_cuda(bench.device)
+    assert made.facts == {"driver": "570.1", "cuda": "12.8", "commit": "released"}
+    assert (made.machine, made.watch, made.backend.name) == (H100, "watch", "triton")
 
 
 def test_clear_damaged__puts_the_table_aside_and_tells(bench):

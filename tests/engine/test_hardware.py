@@ -113,6 +113,20 @@ def test_nvidia_driver__tells_version_cuda_and_gpus(monkeypatch):
     assert hardware.nvidia_driver() == hardware.Driver("570.86.15", (12, 8), (gpu,))
 
 
+@pytest.mark.parametrize("name", ["nvmlInit_v2", "nvmlSystemGetDriverVersion", "CDLL"])
+def test_nvidia_driver__without_nvml_has_no_version(monkeypatch, name):
+    def load(library):
+        if name == "CDLL" and library != "libcuda.so.1":
+            raise OSError(library)
+        return FakeLibrary(library)
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    if name != "CDLL":
+        monkeypatch.setattr(FakeLibrary, name, lambda *_: 9)
+    found = hardware.nvidia_driver()
+    assert (found.version, found.cuda) == ("unknown", (12, 8))
+
+
 def test_nvidia_driver__driver_without_a_gpu(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", FakeLibrary)
     monkeypatch.setattr(FakeLibrary, "cuInit", lambda self, flags: 100)

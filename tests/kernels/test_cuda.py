@@ -70,6 +70,27 @@ def test_missing__no_driver(monkeypatch):
     assert cuda.missing().startswith("no NVIDIA driver")
 
 
+@pytest.mark.parametrize("here", [True, False])
+def test_has_driver__is_whether_it_can_be_loaded(monkeypatch, here):
+    def load(name):
+        if name != "libcuda.so.1" or not here:
+            raise OSError(name)
+
+    monkeypatch.setattr(cuda.ctypes, "CDLL", load)
+    assert cuda.has_driver() is here
+
+
+def test_current__is_none_where_cuda_cannot_be_asked(device, monkeypatch):
+    assert cuda.current() == 0
+    runtime = device.module.cuda.runtime
+    error = simulated_cuda.CUDARuntimeError("cudaErrorNoDevice: none")
+    monkeypatch.setattr(runtime, "getDevice", lambda: (_ for _ in ()).throw(error))
+    assert cuda.current() is None
+    monkeypatch.setattr(cuda, "has_driver", lambda: False)
+    monkeypatch.setattr(runtime, "getDevice", lambda: 1)
+    assert cuda.current() is None
+
+
 def test_gpu__that_cannot_be_opened(device, monkeypatch):
     def lost(index):
         raise simulated_cuda.CUDARuntimeError("cudaErrorDevicesUnavailable")

@@ -5,6 +5,7 @@ What CuPy would have compiled runs in the backend's own simulator.
 
 from __future__ import annotations
 
+import importlib.util
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ import simulated_cuda
 
 from cnnengine.kernels import cupy as backend
 from cnnengine.kernels import registry
+from cnnengine.kernels.cupy import compile as compile_
 from cnnengine.kernels.cupy import device, launch, simulator
 from cnnengine.kernels.cupy.launch import Kernel
 from cnnengine.kernels.errors import BackendError, UnsupportedError
@@ -110,6 +112,13 @@ def test_missing__without_the_compiler(gpu):
     assert told.startswith("CuPy cannot load NVRTC, which compiles its kernels (CuPy failed to")
     assert "pip install 'cnnengine[cuda12]'" in told
     assert "\n" not in told
+
+
+def test_compile__needs_cupy_and_its_compiler(gpu, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert compile_.missing() is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert compile_.missing() == "CuPy is not installed; pip install 'cnnengine[cuda12]'"
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32x3"])  # without tensor cores, and with them

@@ -20,9 +20,10 @@ from cnnengine.kernels.spec import Conv2d
 if (REASON := registry.missing("triton")) is not None:
     pytest.skip(f"backend triton: {REASON}", allow_module_level=True)
 
+from triton.runtime import driver as runtime_driver
 from triton.runtime.errors import OutOfResources, PTXASError
 
-from cnnengine.kernels.triton import launch, tiles
+from cnnengine.kernels.triton import gpu, launch, tiles
 
 
 @pytest.mark.parametrize("name", ["edge_groups", "dilated_stride_2"])
@@ -187,7 +188,8 @@ def test_missing__names_the_driver(monkeypatch):
 
 def test_driver__follows_the_stream_of_cupy(monkeypatch):
     nvidia = importlib.import_module("triton.backends.nvidia.driver")
-    stream, properties = SimpleNamespace(ptr=7), {"major": 8, "minor": 6, "multiProcessorCount": 84}
+    stream = SimpleNamespace(ptr=7)
+    properties = {"major": 8, "minor": 6, "multiProcessorCount": 84, "name": b"A GPU"}
     runtime = SimpleNamespace(
         getDevice=lambda: 3,
         setDevice=lambda device: None,
@@ -210,7 +212,17 @@ def test_driver__follows_the_stream_of_cupy(monkeypatch):
         assert driver.capability() == (8, 6)
         with pytest.raises(driver.BackendError, match="not PyTorch's"):
             made.get_device_interface()
+        for module in (gpu, launch):
+            monkeypatch.setattr(module, "interpreted", lambda: False)
+        assert (gpu.multiprocessors(), gpu.architecture(), gpu.device_name()) == (84, 86, "A GPU")
+        given = []
+        monkeypatch.setattr(runtime_driver, "set_active", given.append)
+        launch.prepare.cache_clear()
+        launch.prepare()
+        launch.prepare()
+        assert [one.is_active() for one in given] == [True]
     finally:
+        launch.prepare.cache_clear()
         del sys.modules["cnnengine.kernels.triton.driver"]
         del triton.driver
 
