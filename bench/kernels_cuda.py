@@ -22,10 +22,10 @@ def measure_work(
     if against:
         from . import baselines_cuda
     gpu: Any = device.gpu  # type: ignore[attr-defined]
-    timer = GpuTimer(gpu)
-    count = timer.sets_for(work.bytes)
     with contextlib.ExitStack() as stack:
         stack.enter_context(device.session())
+        timer = GpuTimer(gpu)
+        count = timer.sets_for(work.bytes)
         rings, results, declined = _ours(work, device, timer, count)
         ours = [ring.name for ring in rings]
         if against:

@@ -235,7 +235,8 @@ def run(
     """A row for each mode. Where the check fails, rows have `failed` and no times."""
     precision = setting.description.precision
     told = "" if precision == "fp32" else f"/{precision}"
-    side = OurSide(setting, device, modes)
+    with device.session():
+        side = OurSide(setting, device, modes)
     checked = check(side, modes, against)
     rows: list[dict[str, Any]] = []
     for mode in modes:

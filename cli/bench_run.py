@@ -51,7 +51,8 @@ class Run:
         self.ceilings: Ceilings | None = None
         self.is_gpu = self.device.name.startswith("cuda")
         if self.is_gpu:
-            self.machine["gpu"] = machine.describe_gpu(self.device)
+            with self.device.session():
+                self.machine["gpu"] = machine.describe_gpu(self.device)
         self.versions = machine.versions()
         self.notes = machine.warnings(self.machine, self.threads)
         if self.missing:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def open_network(path: Path, device: str, kernels: str, batch: int) -> tuple[Network, Source]:
     """The network at `path`, ready for batches of `batch` images, and what it was trained on.
 
-    Raises: InputError.
+    Raises: InputError, BackendError.
     """
     from ..engine.checkpoint import load_model
     from ..engine.device import open_device
@@ -30,8 +30,9 @@ def open_network(path: Path, device: str, kernels: str, batch: int) -> tuple[Net
         output.warn(where.warning)
     description, arrays, source = load_model(path)
     say_code(description.arch)
-    network = Network(description, where, infer_batch=batch)
-    network.load(arrays, f"the weights in {path}")
+    with where.session():
+        network = Network(description, where, infer_batch=batch)
+        network.load(arrays, f"the weights in {path}")
     return network, source
 
 

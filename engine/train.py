@@ -126,8 +126,9 @@ class Trainer:
                 f"in its epoch {begun} already"
             )
         weights, state = parted(tensors)
-        self.work.optimizer.load(state, str(self.folder.last))
-        self.network.load(weights, str(self.folder.last))
+        with self.device.session():
+            self.work.optimizer.load(state, str(self.folder.last))
+            self.network.load(weights, str(self.folder.last))
 
     def run(self, report: Report = lambda _: None) -> Summary:
         """Train to the end, or until `stop` is set. Raises: TrainingError, InputError."""

@@ -183,6 +183,7 @@ class Device:
         self.current.enqueue(name, work)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        self.check()
         assert self.current.captured is None, "allocated during a capture"
         array = np.empty(shape, dtype)
         if self.used + array.nbytes > self.memory:
@@ -212,6 +213,7 @@ class Device:
         return any(start <= address < end for start, end in self.pinned)
 
     def alloc_pinned_memory(self, size: int) -> bytearray:
+        self.check()
         assert self.current.captured is None, "allocated during a capture"
         self.allocations.append(size)
         memory = bytearray(size)
