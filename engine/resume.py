@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .checkpoint import Progress
 from .config import RESUME_MAY_CHANGE, TrainConfig
 from .data import Splits
+from .errors import InputError
 
 
 def identity(config: TrainConfig, splits: Splits, code: str) -> dict[str, Any]:
@@ -32,6 +35,15 @@ def moved(before: str, place: str) -> list[str]:
         f"the run was on {before} before and goes on on {place}: its bits may now differ "
         "from those of a run that stayed"
     ]
+
+
+def check_epochs(epochs: int, progress: Progress, run: Path) -> None:
+    """Require as many epochs as the run has begun. Raises: InputError."""
+    begun = progress.epoch + (progress.batch > 0)
+    if epochs < begun:
+        raise InputError(
+            f"--epochs {epochs} is too few to resume {run}, which is in its epoch {begun} already"
+        )
 
 
 def parted(

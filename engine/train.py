@@ -29,7 +29,7 @@ from .evaluate import Evaluation, evaluate
 from .model_meta import Source
 from .network import Description, Network
 from .reports import EpochReport, Note, Report, StepReport, Summary
-from .resume import identity, moved, parted
+from .resume import check_epochs, identity, moved, parted
 from .savings import Ledger
 from .schedule import get_schedule
 from .stages import Stage, plan_stages, stage_at
@@ -119,12 +119,7 @@ class Trainer:
         self.meter.go_on(
             self.progress.energy_wh, self.progress.energy_label, self.config.stop_above_wh
         )
-        begun = self.progress.epoch + (self.progress.batch > 0)
-        if self.config.epochs < begun:
-            raise InputError(
-                f"--epochs {self.config.epochs} is too few to resume {self.folder.path}, which is "
-                f"in its epoch {begun} already"
-            )
+        check_epochs(self.config.epochs, self.progress, self.folder.path)
         weights, state = parted(tensors)
         with self.device.session():
             self.work.optimizer.load(state, str(self.folder.last))
