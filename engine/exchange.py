@@ -52,10 +52,8 @@ def import_weights(path: Path, wish: Wish) -> tuple[Description, Source, Weights
 
 def _imported(file: Tensors, wish: Wish) -> tuple[Description, Source, Weights]:
     written, source = _written(file)
-    if written is not None and not wish.arch:
-        written = with_own_copy(written, file.path)
-    elif written is not None and written.arch != userfile.settled(wish.arch or ""):
-        written = None
+    if written is not None:
+        written = _still(written, wish.arch) if wish.arch else with_own_copy(written, file.path)
     unfed = _describe(file, wish, written)
     weights = fit_weights(file, unfed)
     table = get_model(unfed.arch).torchvision if weights.kind == TORCHVISION else None
@@ -69,6 +67,15 @@ def _imported(file: Tensors, wish: Wish) -> tuple[Description, Source, Weights]:
     if description != written:
         source = Source(f"unknown data (weights from {file.path.name})")
     return description, source, weights
+
+
+def _still(written: Description, arch: str) -> Description | None:
+    """What a file tells, if `arch` names its network: by name, or the same code elsewhere."""
+    arch = userfile.settled(arch)
+    if arch == written.arch:
+        return written
+    same = written.code and userfile.digest(userfile.content(arch)) == written.code
+    return replace(written, arch=arch) if same else None
 
 
 def export_weights(

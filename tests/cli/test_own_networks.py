@@ -79,6 +79,13 @@ def test_import_and_export__take_the_copy_and_name_it_by_its_whole_path(
     for file in ("there", "back"):
         _here("import", f"../{file}", "--json", "--out", file)
         assert json.loads(capsys.readouterr().out)["arch"] == f"{tmp_path}/run/network.py:build"
+    (tmp_path / "run").rename(tmp_path / "moved")
+    _here("import", "there", "--arch", "../moved/network.py:build", "--json", "--out", "new")
+    told = json.loads(capsys.readouterr().out)
+    assert (told["arch"], told["classes"]) == (
+        f"{tmp_path}/moved/network.py:build",
+        ["dark", "light"],
+    )
 
 
 def test_import__refuses_a_copy_that_was_changed_and_does_not_run_it(place, tmp_path, capsys):
