@@ -28,7 +28,7 @@ from ..engine.errors import InputError, KernelError
 from ..kernels.errors import BackendError
 from . import kernels, machine, network, page, readme, report, roofline, short_table, work
 from .log import Log
-from .program import CPU, GPU, Job, Program, jobs, known_ratios
+from .program import CPU, GPU, Job, Program, jobs, known_ratios, network_key
 from .verify import suite as verify
 
 Told = dict[str, Any]
@@ -178,13 +178,13 @@ class Acceptance:
     def networks(self) -> None:
         """Training steps and inference of whole networks."""
         done = self.log.told("networks")
-        for arch, batch, precision in self.program.networks:
-            key = f"{arch}/batch {batch}/{precision}"
+        for wanted in self.program.networks:
+            key = network_key(wanted)
             if key in done or self.left(NETWORKS) <= 0:
                 continue
             rows = self._kept(
-                "networks", key, functools.partial(self._network, arch, batch, precision),
-                functools.partial(_dead_network, arch, batch, precision),
+                "networks", key, functools.partial(self._network, *wanted),
+                functools.partial(_dead_network, *wanted),
             )  # fmt: skip
             self.note(f"{key}: {', '.join(map(short_table.ratio, rows))}")
 
@@ -229,7 +229,7 @@ class Acceptance:
         file = self.folder / "results.jsonl"
         file.write_text("".join(json.dumps(result) + "\n" for result in results))
         page.write(self.folder / "report.html", results)
-        lines = list(short_table.lines(self.log))
+        lines = list(short_table.lines(self.log, self.program))
         (self.folder / "table.txt").write_text("\n".join(lines) + "\n")
         for line in lines:
             self.note(line)

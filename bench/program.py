@@ -52,6 +52,12 @@ CPU = Program(
 )  # fmt: skip
 
 
+def network_key(told: tuple[str, int, str]) -> str:
+    """As a network of a program is called: architecture, batch size, precision."""
+    arch, batch, precision = told
+    return f"{arch}/batch {batch}/{precision}"
+
+
 def jobs(program: Program, known: dict[str, float]) -> list[Job]:
     """Every row of kernels: known ones by their ratio, worst first, then one of each kind in turn.
 

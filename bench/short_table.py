@@ -8,11 +8,12 @@ from typing import Any
 from ..engine.energy import amount
 from . import report, work
 from .log import Log, Told
+from .program import Program, jobs, network_key
 from .verify import suite as verify
 
 
-def lines(log: Log) -> Iterator[str]:
-    """The table of all that a log tells; a line of what is wrong has WRONG in it."""
+def lines(log: Log, program: Program) -> Iterator[str]:
+    """The table of what a log tells of a program; a line of what is wrong has WRONG in it."""
     verified = log.told("verify")
     counts = {s: sum(t["counts"][s] for t in verified.values()) for s in ("passed", "failed")}
     wrong = " WRONG" if counts["failed"] else ""
@@ -22,17 +23,23 @@ def lines(log: Log) -> Iterator[str]:
     yield f"verify: {counts['passed']} passed, {counts['failed']} failed{wrong}{missed}"
     kernels = list(log.told("kernels").values())
     networks = [row for rows in log.told("networks").values() for row in rows]
+    yield f"kernels: {len(kernels)} of {len(jobs(program, {}))} rows"
     for name in work.PASSES:
         told = report.summary([row for row in kernels if row["pass"] == name])
         if told:
             yield f"{name}: {told}"
     for row in networks:
         yield f"{row['key']}: {ratio(row)}"
+    for key in map(network_key, program.networks):
+        if key not in log.told("networks"):
+            yield f"{key}: not reached"
     for row in (*kernels, *networks):
         if row["failed"]:
             yield f"{row['key']}: WRONG {'; '.join(row['failed'])}"
     for told in log.told("training").values():
         yield f"training {told['arch']}: {_training(told)}{'' if told['ok'] else ' WRONG'}"
+    if not log.told("training"):
+        yield f"training {program.training[0]}: not reached"
     yield f"energy: {', '.join(f'{n} {_energy(told)}' for n, told in log.told('energy').items())}"
 
 

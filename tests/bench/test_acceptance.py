@@ -74,6 +74,8 @@ def test_run__time_is_over_and_the_next_run_does_the_rest(small, tmp_path):
     assert len(rows) < 3
     told = (tmp_path / "out" / "table.txt").read_text()
     assert "verify: 0 passed, 0 failed, 2 functions not reached\n" in told
+    assert f"kernels: {len(rows)} of 3 rows\n" in told
+    assert "training lenet: not reached\n" in told
     make(tmp_path / "out", said, plan=alone).run()
     rows = Log(tmp_path / "out", json.loads(first_line(tmp_path))["told"]).told("kernels")
     assert len(rows) == 3
@@ -128,6 +130,16 @@ def test_run__what_raises_is_told_and_the_rest_is_measured(small, tmp_path, monk
         "forward+relu": True, "max_pool": False
     }  # fmt: skip
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == list(NAMES)
+
+
+def test_table__names_the_networks_that_were_not_reached(small, tmp_path):
+    made = make(tmp_path / "out", [])
+    made.ceilings()
+    made.finish()
+    table = (tmp_path / "out" / "table.txt").read_text()
+    assert table.splitlines()[1:4] == [
+        "kernels: 0 of 3 rows", "lenet/batch 2/fp32: not reached", "training lenet: not reached"
+    ]  # fmt: skip
 
 
 def test_jobs__the_worst_known_come_first():

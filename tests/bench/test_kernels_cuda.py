@@ -308,7 +308,7 @@ def test_acceptance__goes_on_behind_what_lost_the_gpu(
     table = (tmp_path / "table.txt").read_text()
     failed = 1 if place is suite else 0
     assert table.startswith(f"verify: {10 - 5 * failed} passed, {failed} failed")
-    assert "not reached" not in table
+    assert "functions not reached" not in table
 
 
 def test_bench__memory_of_a_gpu_is_refused(simulated, bench):
