@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cnnengine.bench import acceptance, kernels, network, program, suites, work
+from cnnengine.bench import acceptance, kernels, network, program, short_table, suites, work
 from cnnengine.bench.log import Log
 from cnnengine.bench.verify import suite
 from cnnengine.engine.device import open_device
@@ -140,6 +140,18 @@ def test_table__names_the_networks_that_were_not_reached(small, tmp_path):
     assert table.splitlines()[1:4] == [
         "kernels: 0 of 3 rows", "lenet/batch 2/fp32: not reached", "training lenet: not reached"
     ]  # fmt: skip
+
+
+def test_table__tells_speeds_beside_the_other_side(tmp_path):
+    log = Log(tmp_path, {})
+    for key, ratio in (("a", 2.0), ("b", 0.5)):
+        log.add("kernels", key, {"key": key, "pass": "dgrad", "ratio": ratio, "failed": []})
+    row = {"key": "lenet/train", "mode": "train", "ours": 1.0, "images_per_second": 8.0,
+           "ratio": 1.25, "failed": []}  # fmt: skip
+    log.add("networks", "lenet/batch 2/fp32", [row])
+    told = list(short_table.lines(log, TINY))
+    assert "dgrad: ours vs. the best of torch: geometric mean 1.00x, from 0.50x to 2.00x" in told[2]
+    assert "lenet/train: train 8 images/s (1.25x)" in told
 
 
 def test_jobs__the_worst_known_come_first():

@@ -400,3 +400,4 @@ def test_compiled__says_what_the_compiler_said(kernel):
     wrong = kernel("__global__ void probe_kernel() { oops; }", "probe_kernel")
     with pytest.raises(BackendError, match="cannot compile it for sm_90\n(.|\n)*oops"):
         compile.compiled(wrong, 90)
+    assert re.fullmatch(r"\d+\.\d+", compile.version())
