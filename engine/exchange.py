@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import files, userfile
-from .checkpoint import FORMAT, save_model, with_own_copy
+from .checkpoint import FORMAT, load_model, save_model, with_own_copy
 from .errors import InputError
 from .fitting import check_fit
 from .model_meta import Source, parse_model, told_of_model
@@ -26,6 +26,7 @@ from .weights import Weights, count_classes, fit_weights
 
 TORCHVISION = "torchvision"  # the format of a model file with torchvision's names
 NAMES = ("own", TORCHVISION)
+UNKNOWN = Source("unknown data")
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,18 @@ def _written(file: Tensors) -> tuple[Description | None, Source]:
     meta.pop(files.CHECKSUM, None)
     told = meta.pop("format", None)
     if "arch" not in meta:
-        return None, Source("unknown data")
+        return _of_run(file.path.parent.parent) if "progress" in meta else (None, UNKNOWN)
     if told not in (FORMAT, [TORCHVISION, FORMAT]):
         raise InputError(f"{file.path} has format {told}, not {FORMAT}")
     return parse_model(meta, file.path)
+
+
+def _of_run(run: Path) -> tuple[Description | None, Source]:
+    """What the model in a run folder tells, for a checkpoint of that run."""
+    if not (run / "model.safetensors").is_file():
+        return None, UNKNOWN
+    description, _, source = load_model(run)
+    return description, source
 
 
 def _describe(file: Tensors, wish: Wish, written: Description | None) -> Description:

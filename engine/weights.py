@@ -24,6 +24,7 @@ from .network import Description
 from .tensorfiles import Shape, Tensors, open_tensors, shown
 
 COUNTER = ".num_batches_tracked"  # torch's batch norm counts batches; nothing here needs it
+OPTIMIZER = "optimizer/"  # what a checkpoint has besides
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 DATA_PARALLEL = "module."  # what torch's DataParallel puts in front of every name
 LISTED = 500  # names of each kind in an error: more than the largest network has
@@ -107,12 +108,14 @@ def _without_prefix(file: Tensors) -> tuple[Tensors, list[str]]:
 class _Fit:
     """How a file's tensors fit a network.
 
-    `counters` and `heads` are in the file and not needed, `missing` is the last layer for another
-    number of classes, `wrong` says what is wrong with which tensors, empty where all is well.
+    `counters`, `optimizer` and `heads` are in the file and not needed, `missing` is the last layer
+    for another number of classes, `wrong` says what is wrong with which tensors, empty where all is
+    well.
     """
 
     naming: Naming
     counters: set[str]
+    optimizer: set[str]
     heads: set[str]
     missing: tuple[str, ...]
     wrong: dict[str, list[str]]
@@ -125,8 +128,10 @@ def _fit(shapes: Mapping[str, Shape], description: Description, other_classes: b
     wanted = {name: naming.shapes[ours] for ours, name in naming.names.items()}
     extra = shapes.keys() - wanted.keys()
     counters = {name for name in extra if name.endswith(COUNTER)}
+    optimizer = {name for name in extra if name.startswith(OPTIMIZER)}
+    extra -= counters | optimizer
     heads: set[str] = set()
-    if extra - counters:
+    if extra:
         heads = extra & _trained_names(shapes, description)
     missing: tuple[str, ...] = ()
     if other_classes:
@@ -134,14 +139,15 @@ def _fit(shapes: Mapping[str, Shape], description: Description, other_classes: b
     free = {naming.names[ours] for ours in missing}
     wrong = {
         "missing": [n for n in wanted if n not in shapes],
-        "unknown": [shown(n) for n in shapes if n in extra - counters - heads],
+        "unknown": [shown(n) for n in shapes if n in extra - heads],
         "of another shape": [
             f"{n} is {shapes[n]}, not {shape}"
             for n, shape in wanted.items()
             if n in shapes and n not in free and shapes[n] != shape
         ],
     }
-    return _Fit(naming, counters, heads, missing, {k: names for k, names in wrong.items() if names})
+    wrong = {what: names for what, names in wrong.items() if names}
+    return _Fit(naming, counters, optimizer, heads, missing, wrong)
 
 
 def _trained_names(shapes: Mapping[str, Shape], description: Description) -> set[str]:
@@ -230,6 +236,8 @@ def _told(file: Tensors, fit: _Fit, names: Iterable[str], dtype: str) -> list[st
     notes = []
     if fit.counters:
         notes.append(f"left out {len(fit.counters)} *{COUNTER}, counters that nothing reads")
+    if fit.optimizer:
+        notes.append(f"left out {len(fit.optimizer)} {OPTIMIZER}*, which only training uses")
     if fit.heads:
         notes.append(
             f"left out {len(fit.heads)} tensors of auxiliary heads, which only training uses"

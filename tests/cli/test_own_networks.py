@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from cnnengine.cli.main import cli
 from cnnengine.engine.errors import InputError
+from cnnengine.engine.files import load_tensors
 
 from .command import make_pictures, refused, run, small, succeed
 
@@ -17,6 +19,7 @@ def build(b, x, classes, *, width=1.0):
     x = b.relu(b.conv2d(x, round(40 * width), 3, padding="same", name="conv1"))
     return b.dense(b.global_avg_pool2d(x), classes, name="top")
 """
+MODEL = "model.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,18 @@ def test_import_and_export__take_the_copy_and_name_it_by_its_whole_path(
         f"{tmp_path}/moved/network.py:build",
         ["dark", "light"],
     )
+
+
+@pytest.mark.parametrize("run", ["file", "line"])
+def test_import__a_checkpoint_becomes_the_model_that_it_was(run, place, tmp_path, capsys):
+    told = ("--json", "--out", tmp_path / "model")
+    _here("import", place / run / "checkpoint/best.safetensors", *told)  # of the only epoch
+    said = json.loads(capsys.readouterr().out)
+    assert said["notes"] == ["left out 1 optimizer/*, which only training uses"]
+    made, model = (load_tensors(path)[0] for path in (tmp_path / "model", place / run / MODEL))
+    assert made.keys() == model.keys()
+    assert all(np.array_equal(made[name], model[name]) for name in model)
+    assert said["classes"] == ["dark", "light"]
 
 
 def test_import__refuses_a_copy_that_was_changed_and_does_not_run_it(place, tmp_path, capsys):
