@@ -163,7 +163,12 @@ def _classes(
     usual: int,
 ) -> tuple[str, ...]:  # fmt: skip
     """The names of the classes; numbers where nobody has names."""
-    if told is None and written is not None and found in (None, len(written.classes)):
+    if told is None and written is not None:
+        named = len(written.classes)
+        if found not in (None, named):
+            raise InputError(
+                f"{path} names {named} classes, its last layer has {found}; give --classes"
+            )
         return written.classes
     names = () if told is None or isinstance(told, int) else tuple(told)
     count = len(names) or told or found or usual
