@@ -21,7 +21,7 @@ from .reader import OnnxModel, Op
 from .tensor import Tensor, laid
 
 MOST_VALUE = 2**34  # bytes of one activation
-MOST_FOLDED = 2**24  # numbers in a constant that is computed
+MOST_FOLDED = 2**24  # numbers in computed constants, above as many as the file holds
 MOST_WEIGHTS = 2**33  # bytes of all weights
 
 FOLDED = {  # operations that constants go through as constants
@@ -60,7 +60,8 @@ class Importer:
         self.batch: tuple[int, int] | None = None  # images: as the file says, as there are
         self._known: dict[str, Any] = dict(model.constants)
         self._bytes = 0
-        self._layers: set[str] = set()
+        self._left = MOST_FOLDED + sum(array.size for array in model.constants.values())
+        self._layers: dict[str, int] = {}
         self._absorbed: dict[Op, str] = {}
         self._frozen: dict[str, Value] = {}
 
@@ -168,29 +169,44 @@ class Importer:
 
     # What an operation makes
 
+    def compute(self, count: int) -> None:
+        """Room for a constant of so many numbers that is computed. Raises: InputError."""
+        self._left -= count
+        if self._left < 0:
+            raise InputError(
+                f"the constants that the file computes have more than {MOST_FOLDED} numbers above "
+                "those that it holds"
+            )
+
     def layer(self, op: Op) -> str:
         """A name for the operation's parameters: the file's, made unique."""
         name = re.sub(r"[^A-Za-z0-9_./\-]+|//+", "_", op.name).strip("_/")[:80] or op.kind.lower()
-        number, unique = 1, name
+        number, unique = self._layers.get(name, 0), name
         while unique in self._layers:
             number += 1
             unique = f"{name}_{number}"
-        self._layers.add(unique)
+        self._layers[name], self._layers[unique] = number, 1
         return unique
 
     def weights(self, name: str, array: np.ndarray, told: str) -> None:
-        """Keep the starting values of a parameter or state. Raises: InputError for NaN."""
+        """Keep the starting values of a parameter or state.
+
+        Raises: InputError for what is no float number, and for NaN and infinity in float32.
+        """
         self._bytes += array.nbytes
         if self._bytes > MOST_WEIGHTS:
             raise InputError(f"the network has more than {MOST_WEIGHTS} bytes of weights")
+        check_floats(array, told)
+        if array.dtype.itemsize > 4:
+            with np.errstate(over="ignore"):
+                array = array.astype(np.float32)
         if not np.isfinite(array).all():
             raise InputError(f"{told} holds numbers that are not finite (NaN or infinite)")
         self.arrays[name] = array
 
     def constant_tensor(self, array: np.ndarray, name: str) -> Tensor:
         """A constant as a frozen parameter."""
-        if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
-            raise InputError(f"{name!r} is {array.dtype}: only float numbers can be computed with")
+        check_floats(array, repr(name))
         if name not in self._frozen:
             self._frozen[name] = self.frozen(array, f"constant.{name}")
         return laid(self._frozen[name])
@@ -202,6 +218,12 @@ class Importer:
             value = self.b.parameter(f"{layer}/value", array.shape, "zeros", decay=True)
         self.weights(value.name, array, f"constant {name!r}")
         return value
+
+
+def check_floats(array: np.ndarray, told: str) -> None:
+    """Raises: InputError where the array holds anything but float numbers."""
+    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        raise InputError(f"{told} is {array.dtype}: only float numbers can be computed with")
 
 
 def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from ..build import GraphBuilder
 from ..errors import InputError
 from ..ir import Value
 from .importer import Importer
-from .reader import OnnxModel, load, parse
+from .reader import OnnxModel, Op, load, parse
 from .tensor import NHWC, Tensor, laid, plain, regrouped
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -121,11 +121,13 @@ def network(model: OnnxModel, digest: str = "") -> OnnxNetwork:
 def _logits(model: OnnxModel) -> OnnxModel:
     """The model without a Softmax at its end."""
     (output,) = model.outputs
+    makers = {name: op for op in model.ops for name in op.outputs}
+    gone: set[Op] = set()
     while True:
-        last = next((op for op in model.ops if output in op.outputs), None)
-        ends = last is not None and last.kind in ("Softmax", "LogSoftmax", "Identity")
-        read = any(user in model.ops for user in model.users.get(output, ()))
-        if last is None or not ends or read:
-            return replace(model, outputs={output: None})
+        last = makers.get(output)
+        read = any(user not in gone for user in model.users.get(output, ()))
+        if last is None or last.kind not in ("Softmax", "LogSoftmax", "Identity") or read:
+            ops = tuple(op for op in model.ops if op not in gone)
+            return replace(model, ops=ops, outputs={output: None})
+        gone.add(last)
         output = last.inputs[0]
-        model = replace(model, ops=tuple(op for op in model.ops if op is not last))

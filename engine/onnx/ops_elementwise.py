@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..ir import Value
-from .importer import MOST_FOLDED, Importer, Operand, broadcast_shape, translates
+from .importer import Importer, Operand, broadcast_shape, translates
 from .ops_products import spread
 from .reader import Op
 from .tensor import Tensor, arrange, laid, plain, reshaped
@@ -102,8 +102,7 @@ def _add(i: Importer, op: Op) -> Sequence[Operand]:
 def _combine(i: Importer, op: Op, a: Operand, c: Operand) -> Operand:
     function = np.multiply if op.kind == "Mul" else np.add
     if isinstance(a, np.ndarray) and isinstance(c, np.ndarray):
-        if math.prod(broadcast_shape(a.shape, c.shape)) > MOST_FOLDED:
-            raise InputError(f"a constant of more than {MOST_FOLDED} numbers would be made")
+        i.compute(math.prod(broadcast_shape(a.shape, c.shape)))
         return function(a, c)
     apply = i.b.mul if op.kind == "Mul" else i.b.add
     if isinstance(a, np.ndarray):

@@ -164,6 +164,10 @@ def _batch_norm(i: Importer, op: Op) -> Sequence[Tensor]:
     eps, momentum = op.get("epsilon", 1e-5), op.get("momentum", 0.9)
     made = i.b.batch_norm(image, eps=eps, momentum=1 - momentum, name=layer)
     gamma, beta, mean, var = (vector(i.constant(op, index), c) for index in range(1, 5))
+    if (var + eps <= 0).any():
+        raise InputError(
+            f"its variances and epsilon {eps} make {(var + eps).min():.6g}, not above 0"
+        )
     shape = (1, c, *(1 for _ in pixels))
     if (scale := _behind(i, "Mul", op, c, shape)) is not None:  # a scale layer, as Caffe has it
         i.absorb(scale[0], op.outputs[0])

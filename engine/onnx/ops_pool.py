@@ -70,10 +70,12 @@ def _weighted(i: Importer, op: Op, x: Value, ceil: bool, counted: bool) -> Value
         widened[2 * axis + 1] += max(
             0, (windows - 1) * stride[axis] + reach - size - before - after
         )
+        i.compute(windows * kernel[axis])
         starts = np.arange(windows)[:, None] * stride[axis] - before
         taps = starts + np.arange(kernel[axis]) * dilation[axis]
         low, high = (-before, size + after) if counted else (0, size)
         counts.append(((taps >= low) & (taps < high)).sum(axis=1))
+    i.compute(len(counts[0]) * len(counts[1]) + c * kernel[0] * kernel[1])
     layer = i.layer(op)
     with i.b.frozen():
         sums = i.b.conv2d(

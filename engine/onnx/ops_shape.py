@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import InputError
-from .importer import MOST_WEIGHTS, Importer, Operand, translates
+from .importer import Importer, Operand, translates
 from .ops_elementwise import normal
 from .ops_layers import Padded
 from .reader import Op, require
@@ -44,7 +44,10 @@ def _renamed(i: Importer, op: Op, shape: Sequence[int]) -> Sequence[Operand]:
     """Input 0 under another shape of as many elements."""
     found = i.operand(op, 0)
     if isinstance(found, np.ndarray):
-        return [found.reshape(tuple(shape))]
+        made = found.reshape(tuple(shape))
+        if not np.may_share_memory(made, found):
+            i.compute(made.size)
+        return [made]
     x = i.tensor(op)
     if math.prod(shape) != math.prod(x.shape):
         raise InputError(f"{list(x.shape)} cannot be seen as {list(shape)}")
@@ -53,7 +56,8 @@ def _renamed(i: Importer, op: Op, shape: Sequence[int]) -> Sequence[Operand]:
 
 @translates("Reshape")
 def _reshape(i: Importer, op: Op) -> Sequence[Operand]:
-    old = _shape_of(i.operand(op, 0) if isinstance(i.operand(op, 0), np.ndarray) else i.tensor(op))
+    found = _settled(i, op)
+    old = _shape_of(found)
     wanted = [int(size) for size in i.constant(op, 1).reshape(-1)]
     if not op.get("allowzero", 0):
         if any(size == 0 and axis >= len(old) for axis, size in enumerate(wanted)):
@@ -63,7 +67,8 @@ def _reshape(i: Importer, op: Op) -> Sequence[Operand]:
         ]
     if min(wanted, default=0) < -1 or wanted.count(-1) > 1:
         raise InputError(f"the shape {wanted} must have sizes of at least 0, and at most one -1")
-    if i.batch and i.batch[0] != i.batch[1] and wanted[:1] == [i.batch[0]] and old:
+    images = isinstance(found, Tensor) and bool(old)
+    if images and i.batch and i.batch[0] != i.batch[1] and wanted[:1] == [i.batch[0]]:
         wanted[0] = old[0] if old[0] == i.batch[1] else wanted[0]  # the file's own batch size
     if -1 in wanted:
         rest = math.prod(size for size in wanted if size != -1)
@@ -132,6 +137,7 @@ def _transpose(i: Importer, op: Op) -> Sequence[Operand]:
 def _concat(i: Importer, op: Op) -> Sequence[Operand]:
     found = i.constants(op)
     if found is not None:
+        i.compute(sum(array.size for array in found))
         return [np.concatenate(found, axis=op.get("axis", 0))]
     xs = [i.tensor(op, index) for index in range(len(op.inputs))]
     rank = len(xs[0].shape)
@@ -213,14 +219,15 @@ def _constant_of_shape(i: Importer, op: Op) -> Sequence[np.ndarray]:
     value = op.get("value", np.zeros(1, np.float32))
     if min(shape, default=0) < 0 or value.size != 1:
         raise InputError(f"{list(shape)} of {list(value.shape)} is no shape of one number")
-    if math.prod(shape) * value.itemsize > MOST_WEIGHTS:
-        raise InputError(f"{list(shape)} would take more than {MOST_WEIGHTS} bytes")
-    return [np.broadcast_to(value.reshape(()), shape)]  # takes no memory
+    i.compute(math.prod(shape))
+    return [np.broadcast_to(value.reshape(()), shape)]
 
 
 @translates("Gather")
 def _gather(i: Importer, op: Op) -> Sequence[np.ndarray]:
-    return [np.take(i.constant(op, 0), i.constant(op, 1), axis=op.get("axis", 0))]
+    found, indices, axis = i.constant(op, 0), i.constant(op, 1), op.get("axis", 0)
+    i.compute(indices.size * found.size // max(1, found.shape[axis]))
+    return [np.take(found, indices, axis=axis)]
 
 
 @translates("Slice")
@@ -243,4 +250,6 @@ def _slice(i: Importer, op: Op) -> Sequence[np.ndarray]:
 @translates("Cast")
 def _cast(i: Importer, op: Op) -> Sequence[np.ndarray]:
     kind = require().helper.tensor_dtype_to_np_dtype(op.get("to", 0))
-    return [i.constant(op, 0).astype(kind)]
+    found = i.constant(op, 0)
+    i.compute(found.size)
+    return [found.astype(kind)]

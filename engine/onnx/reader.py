@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from .text import check_text
 
 MOST_BYTES = 2**31 - 1  # of a file with its weights: what protobuf can hold
 MOST_NODES = 20_000
@@ -154,6 +155,7 @@ def parse(proto: Any, source: str) -> OnnxModel:
     graph = proto.graph
     if len(graph.node) > MOST_NODES:
         raise InputError(f"{source} has {len(graph.node)} nodes; the most is {MOST_NODES}")
+    check_text(proto, source)
     opset = _opset(proto, source)
     strange = sorted({_kind(n) for n in graph.node} - known_kinds())
     if strange:

@@ -2,6 +2,7 @@
 
 import re
 import resource
+import time
 
 import numpy as np
 import onnx
@@ -84,7 +85,85 @@ def test_get_model__constants_do_not_grow(rng, refused):
     nodes = [node("Add", ["a", "b"], ["c"]), node("GlobalAveragePool", ["x"], ["y"])]
     refused(
         model(nodes, {"x": [1, 3, 8, 8]}, {"y": [1, 3, 1, 1]}, arrays),
-        "Add 'c': a constant of more than 16777216 numbers",
+        "Add 'c': the constants that the file computes have more than 16777216 numbers above",
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "nodes"),
+    [
+        (2**25, []),
+        (
+            2**23,
+            [node("Cast", ["k"], ["a"], to=TensorProto.DOUBLE), node("Add", ["k", "k"], ["b"])],
+        ),
+        (2**20, [node("Concat", ["k"] * 17, ["a"], axis=0)]),
+        (2**22, [node("Unsqueeze", ["k", "zero"], ["a"]), node("Gather", ["a", "zeros"], ["b"])]),
+        (4, [node("AveragePool", ["x"], ["a"], kernel_shape=[2, 2], pads=[2**30, 0, 0, 0])]),
+    ],
+)
+def test_get_model__what_is_computed_is_counted(refused, size, nodes):
+    arrays = {
+        "size": np.asarray([size]), "zero": np.zeros(1, np.int64), "zeros": np.zeros(4, np.int64)
+    }  # fmt: skip
+    first, last = node("ConstantOfShape", ["size"], ["k"]), node("GlobalAveragePool", ["x"], ["y"])
+    refused(
+        model([first, *nodes, last], {"x": [1, 3, 8, 8]}, {"y": [1, 3, 1, 1]}, arrays),
+        "the constants that the file computes have more than 16777216 numbers above",
+    )
+
+
+def test_get_model__many_operations_take_no_long_time(rng, tmp_path):
+    end = [node("Identity", [f"i{n}"], [f"i{n + 1}"], "same") for n in range(16000)]
+    convs = [node("Conv", [f"c{n}", "v"], [f"c{n + 1}"], "same") for n in range(3000)]
+    top = [node("Conv", ["c3000", "w"], ["c"]), node("Flatten", ["c"], ["i0"])]
+    proto = model(
+        [node("Identity", ["x"], ["c0"]), *convs, *top, *end], {"x": ["N", 1, 2, 2]},
+        {"i16000": ["N", 5]}, weights(rng, v=(1, 1, 1, 1), w=(5, 1, 2, 2)),
+    )  # fmt: skip
+    begun = time.process_time()
+    assert get_model(save(proto, tmp_path / "long.onnx")).classes == 5
+    assert time.process_time() - begun < 6
+
+
+@pytest.mark.parametrize("change", ["op_type", "name", "input", "domain"])
+def test_get_model__names_that_are_no_text(rng, refused, change):
+    whole = small(rng)
+    first = whole.graph.node[0]
+    if change == "input":
+        first.input[0] = "qqqqq"
+    else:
+        setattr(first, change, "qqqqq")
+    refused(
+        whole.SerializeToString().replace(b"qqqqq", b"qq\xffqq"),
+        rf"is damaged: the {change} b'qq\\xffqq' is no text",
+    )
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.full((5, 96), 1e300), "weight of 'top' holds numbers that are not finite"),
+        (np.ones((5, 96), np.int64), "weight of 'top' is int64: only float numbers"),
+        (np.ones((5, 96), np.complex64), "weight of 'top' is complex64: only float numbers"),
+        (np.full((5, 96), "1", object), "weight of 'top' is object: only float numbers"),
+    ],
+)
+def test_get_model__weights_of_other_types(rng, refused, array, told):
+    strange = small(rng)
+    strange.graph.initializer[2].CopyFrom(numpy_helper.from_array(array, "top"))
+    refused(strange, told)
+
+
+def test_get_model__variances_below_zero(rng, refused):
+    arrays = {"one": np.ones(3, np.float32), "var": np.array([1, 1, -2], np.float32)}
+    nodes = [
+        node("BatchNormalization", ["x", "one", "one", "one", "var"], ["n"], "norm"),
+        node("GlobalAveragePool", ["n"], ["y"]),
+    ]
+    refused(
+        model(nodes, {"x": [1, 3, 8, 8]}, {"y": [1, 3, 1, 1]}, arrays),
+        "'norm': its variances and epsilon 1e-05 make -1.99999, not above 0",
     )
 
 

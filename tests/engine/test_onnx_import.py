@@ -262,6 +262,19 @@ def test_import__shapes_that_the_file_computes(rng, tmp_path):
     _close(network.logits(x), np.array(wanted))
 
 
+def test_import__a_fixed_batch_size_is_none_of_a_constant(rng, tmp_path):
+    arrays = weights(rng, w=(4, 1, 3, 3), bias=(2, 2)) | {"flat": np.array([1, -1])}
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        node("Flatten", ["c"], ["f"]),
+        node("Reshape", ["bias", "flat"], ["row"]),
+        node("Add", ["f", "row"], ["y"]),
+    ]
+    proto = model(nodes, {"x": [1, 1, 3, 3]}, {"y": [1, 4]}, arrays)
+    graph = build_graph(save(proto, tmp_path / "a.onnx"), 2, (3, 3, 1), 4, training=False)
+    assert graph.outputs["logits"].shape == (2, 4)
+
+
 @pytest.mark.parametrize(
     ("arch", "shape", "options"),
     [
