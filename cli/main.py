@@ -137,7 +137,7 @@ def _fail_known(error: Exception) -> NoReturn:
 
 def _fail(message: str, code: int) -> NoReturn:
     with contextlib.suppress(BrokenPipeError):
-        print(f"{PROGRAM}: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        print(f"{PROGRAM}: error: {_line(message)}", file=sys.stderr, flush=True)
     sys.exit(code)
 
 
@@ -147,4 +147,12 @@ def _drop_output() -> None:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
-    print(f"{PROGRAM}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"{PROGRAM}: warning: {_line(str(message))}", file=sys.stderr)
+
+
+def _line(message: str) -> str:
+    """The message in one line, with what would steer the terminal spelled out."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode()
+        for c in " ".join(message.split())
+    )

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from cnnengine.cli.main import cli
+from cnnengine.cli.main import cli, main
 from cnnengine.engine import files
 from cnnengine.engine.checkpoint import RunFolder
 from cnnengine.engine.errors import InputError
@@ -319,3 +319,12 @@ def test_predict__more_classes_than_there_are(trained, pictures):
 def test_show__wrong_value(tmp_path, arguments, told):
     line = refused("show", *arguments, cwd=tmp_path)
     assert all(part in line for part in told), line
+
+
+def test_main__what_would_steer_the_terminal_is_spelled_out(capsys, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(tmp_path / "a\x1b[31m\nb")])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert "a\\x1b[31m b" in told
+    assert told.removesuffix("\n").isprintable()
