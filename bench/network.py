@@ -47,6 +47,7 @@ COARSE = {"tf32": (2e-2, 0.1), "bf16": (3e-2, 0.5), "fp16": (1e-2, 0.5)}
 # ours may be FLIPS times as far from it as torch's worst, at most GROSS. GoogLeNet at batch 2: ours
 # 7e-3, torch 4e-3, in different layers.
 FLIPS, GROSS = 4.0, 0.05
+ROUNDING = 2.0**-24  # of a number stored in float32: at most half a unit in the last place
 NOTHING = 1e-4  # of the largest gradient: what is less is rounding (a bias before a batch norm)
 
 
@@ -173,11 +174,14 @@ def _rms(array: np.ndarray) -> float:
 
 
 def compare(
-    found: Answers, expected: Answers, precision: str = "fp32", least: float = 0.0
-) -> tuple[dict[str, float], list[str]]:
+    found: Answers, expected: Answers, precision: str = "fp32", least: float = 0.0,
+    weights: Answers | None = None,
+) -> tuple[dict[str, float], list[str]]:  # fmt: skip
     """Name → relative RMS difference, and a line for each that is not within tolerance.
 
-    A tolerance of gradients below `least` is raised to that.
+    A tolerance of gradients below `least` is raised to that. `weights`, the float32 parameters
+    before the update: rounding of the new ones is not counted against an update, which may be
+    as small as that rounding where a trained network learns little.
     """
     logits, gradients = COARSE.get(precision, (LOGITS_RMS, GRADIENT_RMS))
     gradients = max(gradients, least)
@@ -191,6 +195,9 @@ def compare(
         off = _rms(found[name].astype(np.float64) - right)
         differences[name] = off / scale if scale else off
         allowed = gradients if " of " in name else logits
+        rounded = (weights or {}).get(name.removeprefix("update of "))
+        if rounded is not None and scale:
+            allowed += ROUNDING * _rms(rounded) / scale
         if not differences[name] <= allowed:
             failed.append(f"{name}: {differences[name]:.3g} (allowed {allowed:.3g})")
     return differences, failed
@@ -215,7 +222,7 @@ def check(side: OurSide, modes: tuple[str, ...], against: bool) -> dict[str, Any
         told, least = f", torch float32 is {worst:.1g} off", min(FLIPS * worst, GROSS)
     else:
         expected, told, least = _float64_answers(side.setting, modes), "", 0.0
-    differences, failed = compare(found, expected, precision, least)
+    differences, failed = compare(found, expected, precision, least, side.setting.weights)
     return {"reference": REFERENCE + told, "differences": differences, "failed": failed}
 
 

@@ -172,3 +172,14 @@ def test_compare__noise_of_a_gradient_that_is_nothing_passes():
     assert network.compare(noise, expected)[1] == []
     wrong = {"gradient of a": np.ones(4), "gradient of b": np.full(4, 1e-3)}
     assert len(network.compare(wrong, expected)[1]) == 1
+
+
+def test_compare__an_update_as_small_as_the_rounding_of_its_weight_passes():
+    rng = np.random.default_rng(0)
+    before = {"w": rng.standard_normal(1000).astype(np.float32)}
+    update = 1e-7 * rng.standard_normal(1000)
+    found = {"update of w": (before["w"] + update).astype(np.float32) - before["w"]}
+    assert len(network.compare(found, {"update of w": update})[1]) == 1
+    assert network.compare(found, {"update of w": update}, weights=before)[1] == []
+    none = {"update of w": np.zeros(1000)}
+    assert len(network.compare(none, {"update of w": update}, weights=before)[1]) == 1
