@@ -263,7 +263,7 @@ def _facts(folder: RunFolder, summary: Summary) -> list[tuple[str, object]]:
         ("test accuracy", output.percent(summary.test_accuracy)),
         ("test loss", output.number(summary.test_loss)),
         ("best accuracy", output.percent(summary.best_accuracy)),
-        ("speed", f"{summary.images_per_second:.0f} images/s"),
+        ("speed", _speed(summary)),
         ("time", output.duration(summary.seconds)),
         ("peak memory", f"{summary.peak_memory_mb:.0f} MB"),
         ("memory plan", summary.memory_plan),
@@ -281,6 +281,12 @@ def _facts(folder: RunFolder, summary: Summary) -> list[tuple[str, object]]:
     if summary.finished:
         facts.append(("next", f"cnnengine eval {folder.path}"))
     return facts
+
+
+def _speed(summary: Summary) -> str:
+    if summary.finished and not summary.images_per_second:
+        return "nothing was left to train; a larger number of --epochs goes on"
+    return f"{summary.images_per_second:.0f} images/s"
 
 
 def _spared(savings: Savings | None) -> list[tuple[str, object]]:

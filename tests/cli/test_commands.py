@@ -181,6 +181,12 @@ def test_resume__with_more_epochs(finished):
     assert tomllib.loads((finished / "config.toml").read_text())["epochs"] == EPOCHS + 1
 
 
+def test_resume__of_a_finished_run_says_that_nothing_is_left(finished):
+    out = succeed("train", "--resume", "run", cwd=finished.parent).out
+    assert "nothing was left to train" in out
+    assert "0 images/s" not in out
+
+
 def test_eval__agrees_with_training(trained, tmp_path):
     folder, said = trained
     told = succeed("eval", folder, cwd=tmp_path)
