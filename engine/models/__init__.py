@@ -98,6 +98,8 @@ def get_model(name: str) -> Model:
             name, found.build, found.input_shape, found.classes, "From an ONNX file.",
             initial=found.initial,
         )  # fmt: skip
+    if name.endswith(".py"):
+        raise InputError(f"--arch {name}: name the function in the file too, like {name}:build")
     if assemble.is_description(name):
         return Model(name, assemble.network(name), SHAPE, CLASSES, "Assembled from a description.")
     raise unknown_name("architecture", name, MODELS)

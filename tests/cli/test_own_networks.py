@@ -121,6 +121,11 @@ def test_resume__refuses_another_code(place):
         mine.write_text(NETWORK)
 
 
+def test_show__says_how_a_function_in_a_file_is_named(place):
+    told = refused("show", "mine.py", cwd=place)
+    assert "name the function in the file too, like mine.py:build" in told
+
+
 def test_show__prints_layers_of_both(place):
     assert "conv1_norm" in succeed("show", "C4:norm P F8", cwd=place).out
     assert "top" in succeed("show", "mine.py:build", "--option", "width=0.5", cwd=place).out
