@@ -39,7 +39,7 @@ def interpret() -> str | None:
 def missing() -> str | None:
     """Why the Triton kernels cannot run here and what mends it; None if they can."""
     if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed; pip install 'cnnengine[cuda12]' (on Linux)"
+        return "Triton is not installed; pip install triton (on Linux)"
     return None if interpreted() else _gpu_missing(cuda.current())
 
 
