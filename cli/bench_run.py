@@ -108,6 +108,7 @@ class Run:
             from ..bench import page
 
             page.write(html, [result])
+            output.note(f"wrote {html}")
         if as_json:
             output.print_json(result)
         else:

@@ -32,9 +32,10 @@ class MemoryPlan:
     unplanned_bytes: int
 
     def __str__(self) -> str:
-        """Like `activations 18.4 MB -> 6.2 MB`."""
-        before, after = self.unplanned_bytes / 1e6, self.total_bytes / 1e6
-        return f"activations {before:.1f} MB -> {after:.1f} MB"
+        """Like `activations 18.4 MB -> 6.2 MB`; in kB where all are less than one MB."""
+        unit, size = ("MB", 1e6) if self.unplanned_bytes >= 1e6 else ("kB", 1e3)
+        before, after = self.unplanned_bytes / size, self.total_bytes / size
+        return f"activations {before:.1f} {unit} -> {after:.1f} {unit}"
 
 
 @dataclass
