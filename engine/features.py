@@ -17,6 +17,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 CHUNK = 64 << 20  # bytes of features that are made or checked at a time
 ENTRY = "entry.json"
+KEY = re.compile(r"[0-9a-f]{64}")  # nothing else in the folder is ours to remove
+UNFINISHED = re.compile(r"\.[0-9a-f]{16}-.*\.part")
 ABANDONED_SECONDS = 60  # after which an unfinished entry that nobody holds is removed
 
 
@@ -114,6 +117,14 @@ class FeatureCache:
         self.folder = Path(folder) if folder else user
         self.most_bytes = most_bytes
 
+    def check(self) -> None:
+        """Whether the folder is there or can be made. Raises: InputError."""
+        there = next(p for p in (self.folder, *self.folder.parents) if os.path.lexists(p))
+        if not there.is_dir():
+            raise InputError(f"--cache-dir {self.folder}: {there} is no folder")
+        if there != self.folder and not os.access(there, os.W_OK | os.X_OK):
+            raise InputError(f"--cache-dir {self.folder}: nothing may be written in {there}")
+
     def get(
         self, network: Network, splits: Splits, in_order: Loader, stopped: Callable[[], bool]
     ) -> Kept | None:
@@ -134,7 +145,7 @@ class FeatureCache:
                     os.utime(place / ENTRY)  # used now
                 return kept
             if damage:
-                shutil.rmtree(place, ignore_errors=True)
+                _remove(place)
             self.folder.mkdir(parents=True, exist_ok=True)
             self._make_room(size)
             told = _make(place, network, splits, in_order, stopped)
@@ -158,9 +169,9 @@ class FeatureCache:
         found = []
         for path in self.folder.iterdir():
             with contextlib.suppress(OSError):
-                if path.name.endswith(".part"):
+                if UNFINISHED.fullmatch(path.name):
                     _remove_abandoned(path)
-                else:
+                elif KEY.fullmatch(path.name):
                     bytes_ = sum(file.stat().st_size for file in path.iterdir())
                     found.append(((path / ENTRY).stat().st_mtime, bytes_, path))
         taken = sum(bytes_ for _, bytes_, _ in found)
@@ -194,7 +205,7 @@ def _open(
     place: Path, shapes: dict[str, tuple[int, ...]], dtype: str, splits: Splits
 ) -> tuple[Kept | None, str]:
     """An entry, its content checked; or None and what is wrong with it ("": it is not there)."""
-    if not place.exists():
+    if not os.path.lexists(place):
         return None, ""
     arrays = {}
     try:
@@ -204,7 +215,7 @@ def _open(
             if _checksum(arrays[split]) != told["crc32"][split]:
                 return None, f"{place / f'{split}.bin'} was damaged"
         seconds = float(told["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None, f"{place} was damaged"
     note = f"took the outputs of the frozen layers from {place}"
     return _kept(arrays, splits, seconds, note, made=False), ""
@@ -288,6 +299,14 @@ def _write(
         file.flush()
         os.fsync(file.fileno())
     return dtype, total, seconds
+
+
+def _remove(place: Path) -> None:
+    """Remove what stands in the place of an entry, without following a link."""
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        place.unlink()
 
 
 def _remove_abandoned(part: Path) -> None:

@@ -54,6 +54,9 @@ class Work:
         self.uncached = _why_uncached(stage, config, splits, description)
         rest = len(splits.train) % config.batch_size
         cut = bool(stage.freeze.boundary) and not self.uncached
+        self._cache = FeatureCache(config.cache_dir, config.cache_gb * 1e9)
+        if cut:
+            self._cache.check()
         self.network = Network(
             description, device, infer_batch=min(config.batch_size, len(splits.test)),
             train_batches=(config.batch_size, *([rest] if rest else [])),
@@ -85,9 +88,8 @@ class Work:
         Raises: InputError when it cannot be kept on disk.
         """
         config, network = self._config, self.network
-        cache = FeatureCache(config.cache_dir, config.cache_gb * 1e9)
         in_order = make_loader(config, self._splits, network.description, shuffle=False)
-        found = cache.get(network, self._splits, in_order, stopped)
+        found = self._cache.get(network, self._splits, in_order, stopped)
         if found is not None:
             self._features, self.test = found, found.test
             self.batches = FeatureLoader(self._loader, found.train)

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from cnnengine.engine.transfer import channels, completed
 
 from .toy import toy_config, toy_splits, toy_trainer
 
+KEY = "0123456789abcdef"
 ARCH = "C4 C6:norm P C8 D0.3 P F16"  # conv1, conv2 with batch norm, pool1, conv3, dropout, …
 
 
@@ -117,6 +119,9 @@ def _flip(path):
         (lambda entry: _flip(entry / "train.bin"), r"train\.bin was damaged; ran"),
         (lambda entry: os.truncate(entry / "test.bin", 1000), "was damaged; ran"),
         (lambda entry: (entry / "entry.json").write_text("{"), "was damaged; ran"),
+        (lambda entry: (entry / "entry.json").write_text("[" * 100_000), "was damaged; ran"),
+        (lambda entry: (shutil.rmtree(entry), entry.write_text("x")), "was damaged; ran"),
+        (lambda entry: (shutil.rmtree(entry), entry.symlink_to("gone")), "was damaged; ran"),
         (lambda entry: (entry / "test.bin").unlink(), "was damaged; ran"),
     ],
 )
@@ -174,15 +179,34 @@ def test_cached__what_was_abandoned_goes_and_what_is_in_work_stays(tmp_path):
     cache = tmp_path / "cache"
     old = time.time() - 2 * features.ABANDONED_SECONDS
     for name in ("held", "left", "young"):
-        (cache / f".{name}.part").mkdir(parents=True)
+        (cache / f".{KEY}-{name}.part").mkdir(parents=True)
         if name != "young":
-            os.utime(cache / f".{name}.part", (old, old))
-    held = os.open(cache / ".held.part", os.O_RDONLY)
+            os.utime(cache / f".{KEY}-{name}.part", (old, old))
+    held = os.open(cache / f".{KEY}-held.part", os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     _frozen(tmp_path / "run", epochs=1).run()
     os.close(held)
     parts = {path.name for path in cache.iterdir() if path.name.endswith(".part")}
-    assert parts == {".held.part", ".young.part"}
+    assert parts == {f".{KEY}-held.part", f".{KEY}-young.part"}
+
+
+def test_cached__what_is_not_ours_stays(tmp_path):
+    old = time.time() - 2 * features.ABANDONED_SECONDS
+    for name in ("film.part", ".film.part", "photos"):
+        folder = tmp_path / "cache" / name
+        folder.mkdir(parents=True)
+        (folder / "entry.json").write_bytes(bytes(200_000))
+        os.utime(folder, (old, old))
+    trainer = _frozen(tmp_path / "run", epochs=1, cache_gb=1e-4)
+    trainer.run()
+    assert len(_entries(trainer)) == 4
+
+
+def test_work__a_cache_folder_that_cannot_be_is_refused_before_it_runs(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=r"--cache-dir .*file is no folder"):
+            _frozen(tmp_path / "run", cache_dir=str(place))
 
 
 def test_cached__a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
