@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def load(path: Path, *, external: bool = False) -> tuple[Any, bytes]:
     """
     onnx = require()
     try:
-        size = path.stat().st_size
+        size = _size(path)
         if size > MOST_BYTES:
             raise InputError(f"{path} is {size} bytes: an ONNX file may have {MOST_BYTES}")
         content = path.read_bytes()
@@ -107,6 +108,14 @@ def load(path: Path, *, external: bool = False) -> tuple[Any, bytes]:
     return proto, content
 
 
+def _size(path: Path) -> int:
+    """Bytes of a file. Raises: OSError; InputError for pipes and devices, which need not end."""
+    told = path.stat()
+    if not (stat.S_ISREG(told.st_mode) or stat.S_ISDIR(told.st_mode)):
+        raise InputError(f"{path} is a pipe or a device, no file")
+    return told.st_size
+
+
 def _bring_in(tensors: Sequence[Any], path: Path, size: int) -> None:
     """Put weights that lie in files beside `path` into the tensors. Raises: InputError."""
     folder = path.resolve().parent
@@ -130,6 +139,7 @@ def _bring_in(tensors: Sequence[Any], path: Path, size: int) -> None:
                 f"{path}: {tensor.name!r} of {list(tensor.dims)} takes {count} bytes, not {length}"
             )
         try:
+            _size(file)
             with open(file, "rb") as opened:
                 opened.seek(offset)
                 content = opened.read(count)

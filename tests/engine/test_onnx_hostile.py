@@ -1,5 +1,6 @@
 """Files that are damaged, dishonest or strange: one clear line, and nothing allocated for them."""
 
+import os
 import re
 import resource
 import time
@@ -283,6 +284,20 @@ def test_load__weights_outside_the_folder_are_refused(rng, tmp_path, location):
     (tmp_path / "secret").write_bytes(raw)
     (path.parent / "link").symlink_to(tmp_path)
     with pytest.raises(InputError, match="outside the folder|cannot read"):
+        reader.load(path, external=True)
+
+
+def test_load__pipes_and_devices_are_no_files(rng, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zeros.onnx").symlink_to("/dev/zero")
+    for name in ("pipe", "zeros.onnx"):
+        with pytest.raises(InputError, match=f"{name} is a pipe or a device, no file"):
+            reader.load(tmp_path / name)
+    beside = small(rng)
+    external_data_helper.set_external_data(beside.graph.initializer[0], "pipe")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(beside.SerializeToString())
+    with pytest.raises(InputError, match="pipe is a pipe or a device, no file"):
         reader.load(path, external=True)
 
 
