@@ -70,6 +70,10 @@ def _softmax(i: Importer, op: Op) -> Sequence[Tensor]:
     x = i.tensor(op)
     rank = len(x.shape)
     log = op.kind == "LogSoftmax"
+    if i.batch and rank > 1 and normal(op.get("axis", -1), rank) == 0:
+        raise InputError(
+            f"over axis 0 it would mix the images of a batch; the file has {i.batch[0]} of them"
+        )
     if i.model.opset < 13:  # over all axes from `axis` on
         axis = normal(op.get("axis", 1), rank)
         shape = (math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))

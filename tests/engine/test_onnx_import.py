@@ -262,6 +262,18 @@ def test_import__shapes_that_the_file_computes(rng, tmp_path):
     _close(network.logits(x), np.array(wanted))
 
 
+def test_import__a_fixed_batch_size_and_a_softmax_over_it(rng, tmp_path):
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]),
+        node("Softmax", ["c"], ["s"], "mixed", axis=0),
+        node("Flatten", ["s"], ["y"]),
+    ]
+    arrays = weights(rng, w=(4, 1, 3, 3))
+    proto = model(nodes, {"x": [1, 1, 3, 3]}, {"y": [1, 4]}, arrays)
+    with pytest.raises(InputError, match="'mixed': over axis 0 it would mix the images of a batch"):
+        get_model(save(proto, tmp_path / "a.onnx"))
+
+
 def test_import__a_fixed_batch_size_is_none_of_a_constant(rng, tmp_path):
     arrays = weights(rng, w=(4, 1, 3, 3), bias=(2, 2)) | {"flat": np.array([1, -1])}
     nodes = [
