@@ -34,6 +34,7 @@ from .data import Batch, Loader, Splits
 from .data.loader import ahead
 from .device import numpy_dtype
 from .errors import InputError
+from .files import check_folder, remove
 from .freeze import FEATURES
 
 if TYPE_CHECKING:
@@ -119,11 +120,7 @@ class FeatureCache:
 
     def check(self) -> None:
         """Whether the folder is there or can be made. Raises: InputError."""
-        there = next(p for p in (self.folder, *self.folder.parents) if os.path.lexists(p))
-        if not there.is_dir():
-            raise InputError(f"--cache-dir {self.folder}: {there} is no folder")
-        if there != self.folder and not os.access(there, os.W_OK | os.X_OK):
-            raise InputError(f"--cache-dir {self.folder}: nothing may be written in {there}")
+        check_folder(self.folder, "--cache-dir")
 
     def get(
         self, network: Network, splits: Splits, in_order: Loader, stopped: Callable[[], bool]
@@ -145,7 +142,7 @@ class FeatureCache:
                     os.utime(place / ENTRY)  # used now
                 return kept
             if damage:
-                _remove(place)
+                remove(place)
             self.folder.mkdir(parents=True, exist_ok=True)
             self._make_room(size)
             told = _make(place, network, splits, in_order, stopped)
@@ -299,14 +296,6 @@ def _write(
         file.flush()
         os.fsync(file.fileno())
     return dtype, total, seconds
-
-
-def _remove(place: Path) -> None:
-    """Remove what stands in the place of an entry, without following a link."""
-    if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place, ignore_errors=True)
-    else:
-        place.unlink()
 
 
 def _remove_abandoned(part: Path) -> None:

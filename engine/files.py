@@ -11,6 +11,7 @@ import json
 import math
 import mmap
 import os
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -152,3 +153,20 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {path}: {error.strerror or error}") from None
+
+
+def check_folder(path: Path, told: str) -> None:
+    """Whether a folder is there or can be made; `told` names the option. Raises: InputError."""
+    there = next(p for p in (path, *path.parents) if os.path.lexists(p))
+    if not there.is_dir():
+        raise InputError(f"{told} {path}: {there} is no folder")
+    if there != path and not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{told} {path}: nothing may be written in {there}")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all that it holds, or a link alone. Raises: OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
