@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.group("data", invoke_without_command=True)
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """List, describe and fetch data sets."""
+    """List, describe and fetch data sets; write pictures of them."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
@@ -82,6 +82,25 @@ def fetch_command(name: str, source: Path | None) -> None:
 
     folder = fetch(name, source_dir=source, progress=_progress if sys.stderr.isatty() else None)
     print(f"{name} is in {folder}")
+
+
+@command.command("pictures")
+@click.argument("name")
+@click.option("--out", type=Path, required=True, metavar="DIR",
+              help="A new folder; each class becomes a sub-folder.")  # fmt: skip
+@click.option("--images", type=click.IntRange(1), default=10, show_default=True, metavar="N",
+              help="So many of each class.")  # fmt: skip
+@options.JSON
+def pictures_command(name: str, out: Path, images: int, as_json: bool) -> None:
+    """Write test images of a data set as PNG files, for predict, features or convolve."""
+    from ..engine import data
+    from ..engine.data.pictures import write_pictures
+
+    written = write_pictures(data.load(name).test, out, images)
+    if as_json:
+        output.print_json({"folder": str(out), "pictures": written})
+        return
+    print(f"{written} pictures are in {out}")
 
 
 def _progress(file: str, done: int, total: int) -> None:

@@ -26,7 +26,7 @@ COMMANDS = {
     "convolve": "Walk a filter over a picture, and see what it does.",
     "features": "Show what a network sees in a picture, as a page.",
     "show": "Show a network's layers, its graph after each pass, or its plan.",
-    "data": "List, describe and fetch data sets.",
+    "data": "List, describe and fetch data sets; write pictures of them.",
     "verify": "Check every kernel against float64 on this machine.",
     "bench": "Time kernels and networks beside PyTorch.",
     "tune": "Measure which tiles this GPU likes best.",

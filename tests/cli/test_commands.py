@@ -18,7 +18,7 @@ from PIL import Image
 from cnnengine.cli.doctor import examine
 from cnnengine.cli.main import COMMANDS
 from cnnengine.cli.main import cli as group
-from cnnengine.engine import counters
+from cnnengine.engine import counters, data
 from cnnengine.engine.config import TrainConfig
 
 from .command import COMMAND, EPOCHS, refused, run, small, snapshot, start, succeed
@@ -305,6 +305,19 @@ def test_data__fetch_of_what_is_in_the_package(tmp_path):
         "fashion-mnist-mini is in"
         in succeed("data", "fetch", "fashion-mnist-mini", cwd=tmp_path).out
     )
+
+
+def test_data__pictures_come_back_as_a_folder_of_images(tmp_path):
+    asked = ("data", "pictures", "fashion-mnist-mini", "--images", 3, "--out", "seen/few")
+    assert "30 pictures are in seen/few" in succeed(*asked, cwd=tmp_path).out
+    assert (tmp_path / "seen/few/T-shirt-top/0002.png").is_file()
+    test = data.load("fashion-mnist-mini").test
+    first = test.images[test.labels == test.classes.index("Sneaker")][0]
+    found = data.read_image(tmp_path / "seen/few/Sneaker/0000.png", None, None)
+    assert (found == first).all()
+    info = json.loads(succeed("data", "info", "seen/few", "--json", cwd=tmp_path).out)
+    assert info["train_images"] + info["test_images"] == 30
+    assert "seen/few exists" in refused(*asked, cwd=tmp_path)
 
 
 def test_doctor__names_what_is_here_and_what_is_missing(tmp_path):
