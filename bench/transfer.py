@@ -63,6 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         counts = prepare(told.weights, told.photos, told.out)
         if told.prepare:
+            print(f"wrote {told.out / MODEL} and {sum(counts.values())} pictures in "
+                  f"{told.out / 'photos'}")  # fmt: skip
             return 0
         measured = measure(told.out, counts)
     except InputError as error:
