@@ -174,7 +174,8 @@ class Trainer:
                 report(Note(f"epoch {self.progress.epoch + 1}: {note}"))
         if self.work.ready:
             return True
-        found = self.work.run_frozen(lambda: self.stop)
+        with self.meter.once():
+            found = self.work.run_frozen(lambda: self.stop)
         if found is None:
             return False
         self._ledger.front(len(found.train) + len(found.test), found.seconds, made=found.made)

@@ -137,6 +137,14 @@ def test_meter__earlier_sessions_count():
     assert meter.forecast(0.25) == pytest.approx(5.0 + 2.0 / 0.25)
 
 
+def test_meter__what_is_done_once_is_forecast_once():
+    joules = (0, 3600, 10800, 14400)  # at the start, before it, behind it, after an epoch
+    meter = Meter(open_device("cpu"), sources=[_counter(*joules)])
+    with meter.once():
+        pass
+    assert meter.forecast(0.25) == pytest.approx(2.0 + (4.0 - 2.0) / 0.25)
+
+
 def test_meter__passed_looks_now_and_then(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(energy, "time", SimpleNamespace(monotonic=lambda: now[0]))
