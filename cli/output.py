@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 PIPE_WIDTH = 200  # columns of a table that goes to no terminal
 
@@ -77,7 +78,7 @@ def print_table(
         )  # fmt: skip
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    console(stderr).print(table)
+    _print(table, stderr)
 
 
 def print_facts(
@@ -94,7 +95,19 @@ def print_facts(
     table.add_column(overflow="fold")
     for name, value in facts:
         table.add_row(name, str(value))
-    console(stderr).print(table)
+    _print(table, stderr)
+
+
+def _print(table: Table, stderr: bool) -> None:
+    """Print it; in a pipe or a file without the blanks that fill its lines."""
+    to = console(stderr)
+    if to.is_terminal:
+        to.print(table)
+        return
+    with to.capture() as captured:
+        to.print(table)
+    for line in captured.get().splitlines():
+        to.file.write(f"{line.rstrip()}\n")
 
 
 def percent(share: float | None) -> str:

@@ -285,6 +285,12 @@ def test_show__plan_gives_backend_and_reason(tmp_path):
     assert "blocks of" in out
 
 
+def test_show__in_a_pipe_has_no_blanks_at_the_ends_of_lines(tmp_path):
+    lines = succeed("show", "lenet", cwd=tmp_path).out.splitlines()
+    assert any("memory plan" in line for line in lines)
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
 def test_data__list_and_info(tmp_path, pictures):
     env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     rows = json.loads(succeed("data", "list", "--json", cwd=tmp_path, env=env).out)["data_sets"]
