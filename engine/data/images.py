@@ -76,6 +76,8 @@ def read_image(path: str | Path, size: Size | None, channels: int | None) -> np.
         ) from error
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a folder; name pictures in it") from error
     except _DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{path}: not a readable picture ({reason})") from error

@@ -140,6 +140,11 @@ def test_read_image__not_a_picture(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
+def test_read_image__of_a_folder(tmp_path):
+    with pytest.raises(InputError, match="is a folder; name pictures in it"):
+        read_image(tmp_path, 8, 1)
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "tiff"])
 def test_read_image__truncated(tmp_path, suffix):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
