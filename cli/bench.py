@@ -15,6 +15,15 @@ from .bench_run import Run
 if TYPE_CHECKING:
     from ..bench import report
 
+
+def _place(_: click.Context, option: click.Parameter, file: Path | None) -> Path | None:
+    """Refuse a file that cannot be written before anything is timed."""
+    if file is not None and (file.is_dir() or not file.parent.is_dir()):
+        rule = "is a folder; name a file" if file.is_dir() else f"there is no folder {file.parent}"
+        raise InputError(f"--{option.name}: cannot write {file}: {rule}")
+    return file
+
+
 _DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 _AGAINST = click.option("--against", default="torch", show_default=True,
                         help="torch, or none: our figures alone.")  # fmt: skip
@@ -27,9 +36,9 @@ _COMPILE = click.option("--compile/--no-compile", "compiled", default=True, show
 _COUNTRY = click.option("--energy-country", "country", default="", metavar="CODE",
                         help="Whose electricity the CO2 is of, like DEU.  [default: the world's]",
                         )  # fmt: skip
-_OUT = click.option("--out", type=Path, metavar="FILE.jsonl",
+_OUT = click.option("--out", type=Path, metavar="FILE.jsonl", callback=_place,
                     help="Add the result to that file, one JSON object a line.")  # fmt: skip
-_HTML = click.option("--html", type=Path, metavar="FILE.html",
+_HTML = click.option("--html", type=Path, metavar="FILE.html", callback=_place,
                      help="Write a report that opens in a browser, offline.")  # fmt: skip
 
 

@@ -129,6 +129,7 @@ def test_out__that_cannot_be_written_ends_in_one_line(tmp_path, bench):
     )
     assert code == 2
     assert "--out: cannot write" in err
+    assert "ceilings" not in err  # refused before anything is timed
 
 
 def described(core_type, *vector, load=0.0):
