@@ -79,6 +79,8 @@ def _gemm(i: Importer, op: Op) -> Sequence[Tensor]:
             and (c.ndim < 2 or c.shape[0] == 1)
         ):
             bias, c = c * c.dtype.type(beta), None
+        elif c is None:
+            bias = bias_behind(i, op, units, (1, units))
         result = product(i, op, x, turned, bias)
     if c is None or beta == 0:
         return [result]

@@ -129,6 +129,17 @@ def test_import__forms_of_every_opset(rng, opset):
     assert "add" not in ops, "the bias behind MatMul belongs to the layer"
 
 
+def test_import__a_bias_behind_a_gemm_without_one(rng):
+    arrays = weights(rng, w=(6, 5), bias=(6,))
+    nodes = [node("Gemm", ["x", "w"], ["m"], transB=1), node("Add", ["m", "bias"], ["y"])]
+    proto = model(nodes, {"x": [2, 5]}, {"y": [2, 6]}, arrays)
+    x = rng.standard_normal((2, 5), np.float32)
+    prepared = CnnengineBackend.prepare(proto)
+    (found,) = prepared.run([x])
+    _close(found, outputs_of(proto, x))
+    assert [n.op for n, _ in prepared.plan.steps] == ["dense"], "the bias belongs to the layer"
+
+
 def test_import__a_chain_of_moves_in_any_order(rng):
     """Random Reshape, Transpose, Concat, Add, Mul and Pad: as onnxruntime has it."""
     for _ in range(25):
