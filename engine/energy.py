@@ -183,10 +183,10 @@ def intensity_of(country: str) -> Intensity:
         return Intensity()
     if importlib.util.find_spec("codecarbon") is None:
         raise InputError(f"--energy-country {country} needs codecarbon's figures: {INSTALL}")
-    from codecarbon.core.emissions import Emissions
-    from codecarbon.core.units import Energy as CodecarbonEnergy
-    from codecarbon.external.geography import GeoMetadata
-    from codecarbon.input import DataSource
+    from codecarbon.core.emissions import Emissions  # pyright: ignore[reportMissingImports]
+    from codecarbon.core.units import Energy as CodecarbonEnergy  # pyright: ignore[reportMissingImports]
+    from codecarbon.external.geography import GeoMetadata  # pyright: ignore[reportMissingImports]
+    from codecarbon.input import DataSource  # pyright: ignore[reportMissingImports]
 
     data = DataSource()
     known = data.get_global_energy_mix_data()
