@@ -7,6 +7,7 @@ stand click and the standard library only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import keyword
 import os
@@ -132,6 +133,9 @@ def _fail_known(error: Exception) -> NoReturn:
         _fail(str(error), 1)
     if isinstance(error, MemoryError):
         _fail(f"not enough memory: {error or 'the system gave none'}", 1)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        _drop_output()
+        _fail("the output cannot be written: the disk is full", 1)
     raise error
 
 

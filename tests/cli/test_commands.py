@@ -352,6 +352,16 @@ def test_doctor__names_what_lets_rapl_be_read(monkeypatch):
     assert found.mend.startswith("sudo chmod o+r /sys/class/powercap/intel-rapl:*")
 
 
+def test_output__full_disk_is_one_line(tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*COMMAND, "data"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "cnnengine: error: the output cannot be written: the disk is full\n"
+
+
 def test_output__closed_pipe_is_quiet(tmp_path):
     with start("show", "vgg-small", "--graph", cwd=tmp_path) as process:
         process.stdout.close()
