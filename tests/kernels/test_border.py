@@ -44,7 +44,7 @@ def algorithm(function, arguments):
 
 def told(shape, border=(0, 0), dtype="float16"):
     """A graph's value."""
-    return SimpleNamespace(shape=shape, dtype=dtype, border=border)
+    return SimpleNamespace(shape=shape, dtype=dtype, border=border, pitch=shape[-1])
 
 
 @TRITON
