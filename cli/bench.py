@@ -109,29 +109,28 @@ def network_command(
     run = Run("network", device, against, threads, country, arch=arch, batch=batch,
               modes=list(modes), precision=precision, seconds=seconds, repeats=repeats,
               compile=compiled)  # fmt: skip
-    if with_memory and run.is_gpu:
-        raise InputError("--memory measures processes on the CPU; leave it out on a GPU")
     rows = network.run(
         network.make_setting(arch, batch, precision), run.device, modes, against=run.against,
         compiled=compiled, seconds=seconds, rounds=repeats, note=output.note,
     )  # fmt: skip
     if with_memory and not any(row["failed"] for row in rows):
-        _measure_memory(rows, run.threads)
+        _measure_memory(rows, run.threads, run.device.name)
     run.finish(rows, out, html, as_json, ctx)
 
 
-def _measure_memory(rows: Sequence[report.Row], threads: int) -> None:
+def _measure_memory(rows: Sequence[report.Row], threads: int, device: str) -> None:
     from ..bench.memory import measure_memory
 
+    kind = "resident memory" if device == "cpu" else f"memory on {device}"
     output.note(
-        "memory: peak resident memory of a fresh process, and how far that is above what it held "
-        "after a tiny network had run in it"
+        f"memory: peak {kind} of a fresh process, and how far that is above what it held after a "
+        "tiny network had run in it"
     )
     for row in rows:
         row["memory"] = {}
         for side in row["candidates"]:
             told = measure_memory(
-                side, row["arch"], row["batch"], row["mode"], threads, row["precision"]
+                side, row["arch"], row["batch"], row["mode"], threads, row["precision"], device
             )
             row["memory"][side] = told
             mib = {name: value / 2**20 for name, value in told.items()}

@@ -18,6 +18,7 @@ from cnnengine.bench import (
     kernels,
     kernels_cuda,
     machine,
+    memory,
     network,
     program,
     roofline,
@@ -311,10 +312,37 @@ def test_acceptance__goes_on_behind_what_lost_the_gpu(
     assert "functions not reached" not in table
 
 
-def test_bench__memory_of_a_gpu_is_refused(simulated, bench):
-    code, _, err = bench("network", "--arch", "lenet", "--device", "cuda", "--memory")
-    assert code == 2
-    assert "--memory measures processes on the CPU" in err
+def test_bench__memory_of_a_gpu_is_asked_for_by_its_name(simulated, bench, monkeypatch):
+    asked = []
+
+    def measured(*told):
+        asked.append(told)
+        return {"peak_bytes": 3 << 20, "growth_bytes": 2 << 20}
+
+    monkeypatch.setattr(memory, "measure_memory", measured)
+    wanted = ("--device", "cuda", "--mode", "infer", "--batch", "2", "--against", "none")
+    code, _, err = bench("network", "--arch", "lenet", *wanted, "--repeats", "2", "--memory")
+    assert code == 0, err
+    assert [(told[:4], told[5:]) for told in asked] == [
+        (("cnnengine", "lenet", 2, "infer"), ("fp32", "cuda:0"))
+    ]
+    assert "peak memory on cuda:0 of a fresh process" in err
+    assert "infer, cnnengine: peak 3 MiB, growth 2 MiB" in err
+
+
+def test_memory__of_a_gpu_is_what_was_taken_on_it(simulated, monkeypatch, capsys):
+    monkeypatch.setattr(memory.machine, "set_threads", lambda *_, **__: 1)
+    reserved = []
+    reserve = CudaDevice.reserve
+    monkeypatch.setattr(
+        CudaDevice, "reserve", lambda self, size: reserved.append(size) or reserve(self, size)
+    )
+    simulated.used = 1 << 20  # by other processes
+    memory._main("cnnengine", "lenet", 2, "train", 1, "fp32", "cuda:0")
+    told = json.loads(capsys.readouterr().out)
+    tiny, size = reserved
+    assert told["peak_bytes"] == simulated.used - (1 << 20)
+    assert tiny < size <= told["growth_bytes"] < told["peak_bytes"] - tiny + 1
 
 
 def test_describe_gpu__names_it(simulated):
