@@ -47,15 +47,20 @@ def translates(*kinds: str) -> Callable[[Translation], Translation]:
 class Importer:
     """One import into one graph. `arrays`: name → starting values, of every parameter and state."""
 
-    def __init__(self, model: OnnxModel, b: GraphBuilder, *, exact: bool = False) -> None:
+    def __init__(
+        self, model: OnnxModel, b: GraphBuilder, *, exact: bool = False,
+        final: frozenset[Op] = frozenset(),
+    ) -> None:  # fmt: skip
         """Nothing is done yet; the constants of the file are known.
 
         `exact`: run what the file says, not the network that it trained: its own training_mode
-        counts, not that of `b`.
+        counts, not that of `b`. `final`: each Softmax that is left out if it is over all numbers of
+        an image.
         """
         self.model = model
         self.b = b
         self.exact = exact
+        self.final = final
         self.arrays: dict[str, np.ndarray] = {}
         self.batch: tuple[int, int] | None = None  # images: as the file says, as there are
         self._known: dict[str, Any] = dict(model.constants)

@@ -1,7 +1,7 @@
 """An ONNX file as an architecture: goes wherever `--arch` goes, and starts from its own weights.
 
-The network's results are logits. A Softmax or LogSoftmax at the end of the file is left out:
-training, evaluation and prediction bring their own.
+The network's results are logits. A Softmax or LogSoftmax over all numbers of an image is left out
+where it ends the file, or only reshaping follows: training, evaluation and prediction bring theirs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from .reader import OnnxModel, Op, load, parse
 from .tensor import NHWC, Tensor, laid, plain, regrouped
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
+SOFTMAX = ("Softmax", "LogSoftmax")
+RESHAPING = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 OPEN_SIZE = 224  # rows and columns of images whose size the file leaves open
 
 
@@ -29,10 +31,12 @@ OPEN_SIZE = 224  # rows and columns of images whose size the file leaves open
 class OnnxNetwork:
     """A network of images, from a file of SHA-256 `digest`.
 
-    input_shape is (H, W, C); `fixed` says which of its sizes the file insists on.
+    `final` are the operations that make shares of logits; input_shape is (H, W, C), and `fixed`
+    says which of its sizes the file insists on.
     """
 
     model: OnnxModel
+    final: frozenset[Op]
     digest: str
     input_shape: tuple[int, int, int]
     fixed: tuple[bool, bool, bool]
@@ -60,7 +64,7 @@ class OnnxNetwork:
             own, given = ("x".join(map(str, s)) for s in (self.input_shape, x.shape[1:]))
             raise InputError(f"{self.model.source} takes images of {own}, not {given}")
         name, told = next(iter(self.model.inputs.items()))
-        importer = Importer(self.model, b)
+        importer = Importer(self.model, b, final=self.final)
         if told and told[0]:
             importer.batch = told[0], x.shape[0]
         (result,) = importer.run({name: laid(x, NHWC)}).values()
@@ -114,20 +118,19 @@ def network(model: OnnxModel, digest: str = "") -> OnnxNetwork:
         raise InputError(f"{model.source}: input {name!r} of {list(shape)} has an empty size")
     rows, columns = shape[2:]
     size = rows or OPEN_SIZE, columns or OPEN_SIZE, channels
-    made = OnnxNetwork(_logits(model), digest, size, (bool(rows), bool(columns), True))
+    made = OnnxNetwork(model, _final(model), digest, size, (bool(rows), bool(columns), True))
     return replace(made, classes=made._scratch(size)[0].shape[1])
 
 
-def _logits(model: OnnxModel) -> OnnxModel:
-    """The model without a Softmax at its end."""
+def _final(model: OnnxModel) -> frozenset[Op]:
+    """The Softmax operations at the model's end, behind which only shapes change."""
     (output,) = model.outputs
     makers = {name: op for op in model.ops for name in op.outputs}
-    gone: set[Op] = set()
+    tail: set[Op] = set()
     while True:
         last = makers.get(output)
-        read = any(user not in gone for user in model.users.get(output, ()))
-        if last is None or last.kind not in ("Softmax", "LogSoftmax", "Identity") or read:
-            ops = tuple(op for op in model.ops if op not in gone)
-            return replace(model, ops=ops, outputs={output: None})
-        gone.add(last)
+        read = any(user not in tail for user in model.users.get(output, ()))
+        if last is None or last.kind not in (*SOFTMAX, *RESHAPING) or read:
+            return frozenset(op for op in tail if op.kind in SOFTMAX)
+        tail.add(last)
         output = last.inputs[0]

@@ -70,16 +70,20 @@ def _softmax(i: Importer, op: Op) -> Sequence[Tensor]:
     x = i.tensor(op)
     rank = len(x.shape)
     log = op.kind == "LogSoftmax"
-    if i.batch and rank > 1 and normal(op.get("axis", -1), rank) == 0:
-        raise InputError(
-            f"over axis 0 it would mix the images of a batch; the file has {i.batch[0]} of them"
-        )
+    fixed, final = i.batch, op in i.final
+    if (fixed or final) and rank > 1 and normal(op.get("axis", -1), rank) == 0:
+        told = f"; the file has {fixed[0]} of them" if fixed else ""
+        raise InputError(f"over axis 0 it would mix the images of a batch{told}")
     if i.model.opset < 13:  # over all axes from `axis` on
         axis = normal(op.get("axis", 1), rank)
         shape = (math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
+        if final and axis and shape[0] == x.shape[0]:
+            return [x]
         value = i.b.softmax(reshaped(i.b, plain(i.b, x), shape), log=log)
         return [laid(reshaped(i.b, value, x.shape))]
     axis = normal(op.get("axis", -1), rank)
+    if final and axis and x.shape[axis] == math.prod(x.shape[1:]):
+        return [x]
     order = (*(a for a in range(rank) if a != axis), axis)
     return [laid(i.b.softmax(arrange(i.b, x, order), log=log), order)]
 

@@ -84,6 +84,51 @@ def test_import__a_softmax_that_is_read_again_stays(rng, read, tmp_path):
         _close(logits, outputs_of(proto, x.transpose(0, 3, 1, 2)))
 
 
+def _behind_softmax(rng, opset, classes, first, *last):
+    """A network that ends with a Softmax of images [N, classes, 1, 1], and then `last`."""
+    arrays = weights(rng, w=(classes, 3, 8, 8), b=(classes,))
+    nodes = [node("Conv", ["x", "w", "b"], ["c"]), *first, *last]
+    return model(nodes, {"x": ["N", 3, 8, 8]}, {"y": ["N", classes]}, arrays, opset)
+
+
+@pytest.mark.parametrize(
+    ("opset", "last"),
+    [
+        (11, [node("Flatten", ["s"], ["y"])]),
+        (11, [node("Squeeze", ["s"], ["i"], axes=[2, 3]), node("Identity", ["i"], ["y"])]),
+        (17, [_constant("to", np.array([0, -1])), node("Reshape", ["s", "to"], ["y"])]),
+        (17, [_constant("at", np.array([2, 3])), node("Squeeze", ["s", "at"], ["y"])]),
+    ],
+)
+def test_import__a_softmax_behind_which_only_shapes_change_is_left_out(rng, opset, last, tmp_path):
+    proto = _behind_softmax(rng, opset, 5, [node("Softmax", ["c"], ["s"], axis=1)], *last)
+    x = rng.standard_normal((2, 8, 8, 3), np.float32)
+    network = _network(save(proto, tmp_path / "softmax.onnx"), (8, 8, 3), 5)
+    network.initialise(0)
+    logits = network.logits(x)
+    assert [n.op for n, _ in network.inference.steps] == ["conv2d"]
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    _close(shares, outputs_of(proto, x.transpose(0, 3, 1, 2)))
+
+
+def test_import__a_softmax_over_groups_of_classes_stays(rng, tmp_path):
+    """Three shares for each of two questions are not shares of six classes."""
+    first = [_constant("to", np.array([0, 2, 3])), node("Reshape", ["c", "to"], ["g"])]
+    last = [node("Softmax", ["g"], ["s"], axis=2), node("Flatten", ["s"], ["y"])]
+    proto = _behind_softmax(rng, 17, 6, first, *last)
+    x = rng.standard_normal((2, 8, 8, 3), np.float32)
+    network = _network(save(proto, tmp_path / "groups.onnx"), (8, 8, 3), 6)
+    network.initialise(0)
+    _close(network.logits(x), outputs_of(proto, x.transpose(0, 3, 1, 2)))
+
+
+def test_import__a_softmax_over_the_images_is_refused(rng, tmp_path):
+    last = [node("Flatten", ["c"], ["f"]), node("Softmax", ["f"], ["y"], axis=0)]
+    path = save(_behind_softmax(rng, 17, 5, [], *last), tmp_path / "batch.onnx")
+    with pytest.raises(InputError, match="over axis 0 it would mix the images of a batch"):
+        _network(path, (8, 8, 3), 5)
+
+
 def _old(rng, opset):
     """What changed its form between the opsets: Pad, Clip, Squeeze, Dropout, Softmax, BatchNorm."""
     arrays = weights(rng, w=(4, 3, 3, 3), gamma=(4,), beta=(4,), mean=(4,), top=(4, 6))
