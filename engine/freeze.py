@@ -3,7 +3,7 @@
 The boundary is one value that everything behind it is made from: no other path leads from the image
 to the logits. In front of it parameters get no gradient, batch norms use their running statistics,
 and so nothing of the front changes from step to step: it may run once for each image, and training
-goes on from what it gave (`cut`, `features.py`).
+goes on from what it gave (`cut`, `feature_cache.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What one stage of a run works with: network, optimizer, steps and batches.
 
 Where layers are frozen and nothing in front of their outputs changes from epoch to epoch, they run
-once (`features.py`), and batches and test images are what they gave.
+once (`feature_cache.py`), and batches and test images are what they gave.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import replace
 from .config import TrainConfig
 from .data import Augment, Dataset, Loader, Splits
 from .device import Device
-from .features import FeatureCache, FeatureLoader, Features, Kept
+from .feature_cache import FeatureCache
+from .features import FeatureLoader, Features, Kept
 from .freeze import dropped, front_of
 from .network import Description, Network
 from .optim import Optimizer

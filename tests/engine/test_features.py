@@ -15,7 +15,7 @@ import pytest
 import simulated_cuda
 
 from cnnengine.engine import device as devices
-from cnnengine.engine import features
+from cnnengine.engine import feature_cache
 from cnnengine.engine.data.dataset import Dataset, make_splits
 from cnnengine.engine.errors import InputError, TrainingError
 from cnnengine.engine.network import Network
@@ -165,7 +165,7 @@ def test_cached__two_processes_at_once(tmp_path, monkeypatch):
         rename(other, target)
         rename(source, target)
 
-    monkeypatch.setattr(features.os, "rename", late)
+    monkeypatch.setattr(feature_cache.os, "rename", late)
     first = _frozen(tmp_path / "first")
     first.run()
     assert len(_entries(first)) == 1
@@ -177,7 +177,7 @@ def test_cached__two_processes_at_once(tmp_path, monkeypatch):
 
 def test_cached__what_was_abandoned_goes_and_what_is_in_work_stays(tmp_path):
     cache = tmp_path / "cache"
-    old = time.time() - 2 * features.ABANDONED_SECONDS
+    old = time.time() - 2 * feature_cache.ABANDONED_SECONDS
     for name in ("held", "left", "young"):
         (cache / f".{KEY}-{name}.part").mkdir(parents=True)
         if name != "young":
@@ -191,7 +191,7 @@ def test_cached__what_was_abandoned_goes_and_what_is_in_work_stays(tmp_path):
 
 
 def test_cached__what_is_not_ours_stays(tmp_path):
-    old = time.time() - 2 * features.ABANDONED_SECONDS
+    old = time.time() - 2 * feature_cache.ABANDONED_SECONDS
     for name in ("film.part", ".film.part", "photos"):
         folder = tmp_path / "cache" / name
         folder.mkdir(parents=True)
@@ -213,7 +213,7 @@ def test_cached__a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatc
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(features.os, "fsync", full)
+    monkeypatch.setattr(feature_cache.os, "fsync", full)
     trainer = _frozen(tmp_path / "run")
     with pytest.raises(InputError, match="outputs of the frozen layers .* No space left .*--cache"):
         trainer.run()
@@ -402,4 +402,5 @@ def test_gpu__frozen_stages_train_to_the_bits_of_the_cpu(tmp_path, monkeypatch):
     assert simulated.log.count("replay") > 0
     for name, value in cpu.network.state_dict().items():
         np.testing.assert_array_equal(gpu.network.state_dict()[name], value, err_msg=name)
-    assert json.loads((_entries(gpu)[0] / "entry.json").read_text())["format"] == features.FORMAT
+    told = json.loads((_entries(gpu)[0] / "entry.json").read_text())
+    assert told["format"] == feature_cache.FORMAT
