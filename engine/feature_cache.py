@@ -80,14 +80,11 @@ class FeatureCache:
             if damage:
                 remove(place)
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(size)
+            for path in self._due(size):
+                shutil.rmtree(path, ignore_errors=True)
             told = _make(place, network, splits, in_order, stopped)
         except OSError as error:
-            raise InputError(
-                f"cannot keep the outputs of the frozen layers ({size / 1e6:.0f} MB) in "
-                f"{self.folder}: {error.strerror or error}; give another --cache-dir, or "
-                "--cache-gb 0 to run the frozen layers in every step"
-            ) from None
+            raise self._refusal(size, error.strerror or str(error)) from None
         if told is None:
             return None
         arrays, seconds = told
@@ -97,22 +94,53 @@ class FeatureCache:
         )
         return _kept(arrays, splits, seconds, f"{damage}; {note}" if damage else note, made=True)
 
-    def _make_room(self, size: int) -> None:
-        """Remove abandoned entries, then the least recently used until `size` bytes fit in."""
-        found = []
+    def check_room(self, network: Network, splits: Splits) -> None:
+        """Whether the disk can take the features of both splits, unless they are there already.
+
+        Removes and writes nothing. Raises: InputError.
+        """
+        if os.path.lexists(self.folder / key_of(network, splits)):
+            return
+        size = feature_bytes(network, splits)
+        there = next(p for p in (self.folder, *self.folder.parents) if p.exists())
+        try:
+            free = shutil.disk_usage(there).free
+            if there == self.folder:
+                free += sum(map(_bytes, self._due(size)))
+        except OSError as error:
+            raise self._refusal(size, error.strerror or str(error)) from None
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise self._refusal(size, f"nothing may be written in {there}")
+        if free < size:
+            raise self._refusal(size, f"the disk has room for {free / 1e6:.0f} MB")
+
+    def _refusal(self, size: int, why: str) -> InputError:
+        return InputError(
+            f"cannot keep the outputs of the frozen layers ({size / 1e6:.0f} MB) in {self.folder}: "
+            f"{why}; give another --cache-dir, or --cache-gb 0 to run the frozen layers in every "
+            "step"
+        )
+
+    def _due(self, size: int) -> list[Path]:
+        """What goes before `size` bytes come: what was abandoned, the least recently used."""
+        due, found = [], []
         for path in self.folder.iterdir():
             with contextlib.suppress(OSError):
                 if UNFINISHED.fullmatch(path.name):
-                    _remove_abandoned(path)
+                    due += [path] * _is_abandoned(path)
                 elif KEY.fullmatch(path.name):
-                    bytes_ = sum(file.stat().st_size for file in path.iterdir())
-                    found.append(((path / ENTRY).stat().st_mtime, bytes_, path))
+                    found.append(((path / ENTRY).stat().st_mtime, _bytes(path), path))
         taken = sum(bytes_ for _, bytes_, _ in found)
         for _, bytes_, path in sorted(found):
             if taken + size <= self.most_bytes:
                 break
-            shutil.rmtree(path, ignore_errors=True)
+            due.append(path)
             taken -= bytes_
+        return due
+
+
+def _bytes(entry: Path) -> int:
+    return sum(file.stat().st_size for file in entry.iterdir())
 
 
 def _kept(
@@ -222,13 +250,15 @@ def _write(
     return dtype, total, seconds
 
 
-def _remove_abandoned(part: Path) -> None:
-    """Remove what a process left unfinished, unless one still works on it."""
+def _is_abandoned(part: Path) -> bool:
+    """Whether a process left it unfinished, and none still works on it."""
     if time.time() - part.stat().st_mtime < ABANDONED_SECONDS:
-        return
+        return False
     handle = os.open(part, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(part, ignore_errors=True)
+        return True
+    except BlockingIOError:
+        return False
     finally:
         os.close(handle)

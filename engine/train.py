@@ -76,6 +76,8 @@ class Trainer:
             self._borrowed = bool(config.init_from) and not (resumed and folder.last.exists())
             if self._borrowed:
                 self.notes += load_initial(self.network, Path(config.init_from))
+            if not resumed:
+                self.work.check_room()
         self.progress = Progress(
             loss_scale=FIRST_SCALE if self.network.scaled else 1.0, place=device.place
         )

@@ -83,6 +83,11 @@ class Work:
         """Whether steps can be made: what the frozen layers give is here, if it is needed."""
         return not self.network.freeze.cut or self._features is not None
 
+    def check_room(self) -> None:
+        """Whether what the frozen layers give can be kept, if it is to be. Raises: InputError."""
+        if self.network.freeze.cut:
+            self._cache.check_room(self.network, self._splits)
+
     def run_frozen(self, stopped: Callable[[], bool]) -> Kept | None:
         """Run the frozen layers over all images, or find what they gave; None when `stopped`.
 

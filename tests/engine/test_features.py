@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -218,6 +219,34 @@ def test_cached__a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatc
     with pytest.raises(InputError, match="outputs of the frozen layers .* No space left .*--cache"):
         trainer.run()
     assert _entries(trainer) == []
+
+
+def _free(monkeypatch, size):
+    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=size))
+
+
+def test_trainer__refuses_a_full_disk_before_an_older_run_is_replaced(tmp_path, monkeypatch):
+    old = toy_trainer(tmp_path / "run", epochs=1)
+    old.run()
+    before = sorted(tmp_path.rglob("*")), _model(old)
+    _free(monkeypatch, 1000)
+    with pytest.raises(InputError, match=r"cannot keep .* the disk has room for 0 MB;"):
+        _frozen(tmp_path / "run")
+    assert (sorted(tmp_path.rglob("*")), _model(old)) == before
+
+
+def test_trainer__needs_no_room_for_what_is_there_or_takes_the_place_of_others(
+    tmp_path, monkeypatch
+):
+    first = _frozen(tmp_path / "first", epochs=1)
+    first.run()
+    _free(monkeypatch, 0)
+    _frozen(tmp_path / "again", epochs=1).run()
+    with pytest.raises(InputError, match="the disk has room for 0 MB"):
+        _frozen(tmp_path / "other", epochs=1, seed=2)
+    size = sum(file.stat().st_size for file in _entries(first)[0].iterdir())
+    _frozen(tmp_path / "other", epochs=1, seed=2, cache_gb=1.5 * size / 1e9).run()
+    assert len(_entries(first)) == 1
 
 
 def test_cached__stopped_while_the_frozen_layers_run(tmp_path):
