@@ -61,6 +61,11 @@ def settings(work: Work) -> Iterator[None]:
         yield
 
 
+def release() -> None:
+    """Give back what torch keeps of tensors that are gone: nobody else can ask it for that."""
+    torch.cuda.empty_cache()
+
+
 @contextlib.contextmanager
 def on_stream(pointer: int, index: int) -> Iterator[Any]:
     """torch launches on this CUDA stream of GPU `index`; yields it."""

@@ -1,9 +1,12 @@
 """Timing on a GPU: CUDA events around graphs of many calls that rotate over buffers.
 
-A graph of at least `CALLS` calls takes the host out of the figure; what a launch costs the host
-without one is told apart. The calls go round a ring of buffers that is twice as large as the L2
-cache, so that no call finds its inputs there. Candidates take turns, round after round, on one
-stream; results are medians with quartiles, in seconds a call. Clocks are left as they are.
+A graph of many calls takes the host out of the figure; what a launch costs the host without one is
+told apart. To start a graph costs something too, and not the same on both sides: torch's replay
+first fills two numbers of its random generator, on the GPU. So a graph lasts for `LEAST_SECONDS`
+or more, and the GPU is kept busy while the host starts it. The calls go round a ring of buffers
+that is twice as large as the L2 cache, so that no call finds its inputs there. Candidates take
+turns, round after round, on one stream; results are medians with quartiles, in seconds a call.
+Clocks are left as they are.
 """
 
 from __future__ import annotations
@@ -14,12 +17,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..engine.device import Device
 from ..kernels import cuda
 from .timing import FEWEST_ROUNDS, MOST_ROUNDS, Timing
 from .work import Host, Work
 
-CALLS = 20  # of one graph, at least
+CALLS, MOST_CALLS = 20, 4000  # of one graph
+LEAST_SECONDS = 0.002  # of one graph: what is not a call's own takes a few microseconds of it
+AHEAD = 4  # writes of a ring's size before a graph: on an H100 0.15 ms, in which the host starts it
 ROTATE = 2  # the ring is that many times as large as the L2 cache
 SHARE = 0.25  # of the free memory that one ring may take
 WARM = 3  # replays before the first that counts
@@ -68,6 +75,11 @@ def sets(moved: int, cache: int, free: int) -> int:
     return max(1, min(wanted, int(SHARE * free) // max(moved, 1)))
 
 
+def release() -> None:
+    """Give back what CuPy keeps of arrays that are gone: other libraries cannot ask it for that."""
+    cuda.cupy().get_default_memory_pool().free_all_blocks()
+
+
 class GpuTimer:
     """Times rings of calls on one GPU's compute stream."""
 
@@ -77,11 +89,12 @@ class GpuTimer:
         events = cuda.cupy().cuda
         self._begun, self._ended = events.Event(), events.Event()
         self._elapsed = events.get_elapsed_time  # milliseconds
+        self._cache: int = events.runtime.getDeviceProperties(gpu.index)["l2CacheSize"]
+        self._ahead = gpu.empty((ROTATE * self._cache,), np.dtype(np.uint8))
 
     def sets_for(self, moved: int) -> int:
         """Sets of buffers for work that moves `moved` bytes a call."""
-        properties = cuda.cupy().cuda.runtime.getDeviceProperties(self.gpu.index)
-        return sets(moved, properties["l2CacheSize"], self.gpu.memory()[0])
+        return sets(moved, self._cache, self.gpu.memory()[0])
 
     def launch(self, ring: Ring) -> float:
         """Seconds in which the host hands one call to the GPU, without a graph: the median."""
@@ -96,7 +109,14 @@ class GpuTimer:
 
     def record(self, ring: Ring) -> Recorded:
         """A graph of the ring's calls; plain calls where this way cannot be captured."""
-        rounds = math.ceil(CALLS / len(ring.calls))
+        made = self._record(ring, math.ceil(CALLS / len(ring.calls)))
+        taken = min(self.seconds(made)[0] for _ in range(WARM)) * made.count
+        if not made.graph or taken >= LEAST_SECONDS:
+            return made
+        wanted = min(made.count * LEAST_SECONDS / max(taken, 1e-9), MOST_CALLS)
+        return self._record(ring, math.ceil(wanted / len(ring.calls)))
+
+    def _record(self, ring: Ring, rounds: int) -> Recorded:
         kept: list[object] = [None] * len(ring.calls)  # results stay, so each has its own memory
 
         def run() -> None:
@@ -114,6 +134,8 @@ class GpuTimer:
 
     def seconds(self, recorded: Recorded) -> tuple[float, float]:
         """(seconds, processor seconds) a call of one replay."""
+        for _ in range(AHEAD):
+            self.gpu.fill(self._ahead, 0)
         cpu = time.process_time()
         self._begun.record(self.gpu.compute)
         recorded.replay()

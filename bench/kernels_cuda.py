@@ -9,7 +9,7 @@ from typing import Any
 from ..engine import nvml
 from ..engine.device import Device
 from . import work as works
-from .gpu import GpuTimer, OnDevice, Ring
+from .gpu import GpuTimer, OnDevice, Ring, release
 from .kernels import OurWay, add_rates, compared, float64, row_of
 from .work import Work
 
@@ -19,8 +19,11 @@ def measure_work(
     compiled: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """The row of one pass; as `kernels.measure_work`, with launch times, clocks and power."""
+    release()  # what the rows before have left: both sides find the same room
     if against:
         from . import baselines_cuda
+
+        baselines_cuda.release()
     gpu: Any = device.gpu  # type: ignore[attr-defined]
     with contextlib.ExitStack() as stack:
         stack.enter_context(device.session())

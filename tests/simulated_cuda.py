@@ -194,6 +194,10 @@ class Device:
         self.kept.append(array)
         return array.view(Array)
 
+    def free_all_blocks(self) -> None:
+        self.used -= self.pooled
+        self.pooled = 0
+
     def _copy(self, out: int, source: int, size: int, kind: int, stream: int) -> None:
         queue = self.streams[stream - 1]
         name = ("", "host to device", "device to host", "device to device")[kind]
@@ -247,7 +251,9 @@ class Device:
         )
         return SimpleNamespace(
             empty=self.empty,
-            get_default_memory_pool=lambda: SimpleNamespace(free_bytes=lambda: self.pooled),
+            get_default_memory_pool=lambda: SimpleNamespace(
+                free_bytes=lambda: self.pooled, free_all_blocks=self.free_all_blocks
+            ),
             cuda=SimpleNamespace(
                 runtime=runtime,
                 driver=SimpleNamespace(CUDADriverError=CUDADriverError),

@@ -56,7 +56,8 @@ def simulated(monkeypatch):
     device = simulated_cuda.install(monkeypatch)
     module = device.module.cuda
     module.Event = lambda disable_timing=False: TimedEvent(device)
-    module.get_elapsed_time = lambda a, b: float(b.at - a.at)  # a millisecond for each launch
+    # a millisecond for each launch of ours; torch's work on the host takes twenty
+    module.get_elapsed_time = lambda a, b: float(b.at - a.at or 20)
     device.properties["l2CacheSize"] = L2
     return device
 
@@ -216,15 +217,49 @@ def test_record__what_cannot_be_captured_is_timed_without_a_graph(simulated):
     assert len(ran) >= 2 * gpu.CALLS
 
 
+def test_record__a_graph_lasts_longer_than_its_start(simulated):
+    """And the GPU is busy when the clock begins: the host's part of a replay is in no figure."""
+    simulated.module.cuda.get_elapsed_time = lambda a, b: 1e-2 * (b.at - a.at)  # 0.01 ms a launch
+    timer = gpu.GpuTimer(cuda.Gpu(0))
+
+    def call():
+        simulated.launch("work", lambda: None)
+
+    made = timer.record(gpu.Ring("short", [call] * 3, timer.capture))
+    assert made.graph
+    assert made.count == 201  # for 2 ms, in whole turns of the ring
+    assert timer.seconds(made)[0] == pytest.approx(1e-5)
+    last = len(simulated.log) - simulated.log[::-1].index("replay") - 1
+    assert simulated.log[last + 1 : last + 1 + gpu.AHEAD] == ["fill"] * gpu.AHEAD
+    assert simulated.log[last + 1 + gpu.AHEAD :] == ["work"] * 201
+
+
+def test_record__a_graph_of_nothing_has_an_end(simulated):
+    simulated.module.cuda.get_elapsed_time = lambda a, b: 0.0
+    timer = gpu.GpuTimer(cuda.Gpu(0))
+    assert timer.record(gpu.Ring("none", [lambda: None], timer.capture)).count == gpu.MOST_CALLS
+
+
+def test_measure_work__gives_back_what_the_rows_before_left(simulated, torch_on_host, monkeypatch):
+    made, given_back = work.make(LAYER, "dgrad", 2), []
+    monkeypatch.setattr(
+        torch_on_host.torch.cuda, "empty_cache", lambda: given_back.append(simulated.used)
+    )
+    simulated.used = simulated.pooled = simulated.memory  # CuPy keeps all of the GPU
+    row = kernels_cuda.measure_work(made, open_device("cuda"), seconds=0.01, rounds=2, against=True)
+    assert row["failed"] == []
+    assert given_back == [0]
+
+
 def test_measure_gpu__copy_and_products(simulated, torch_on_host):
     device = open_device("cuda")
     told = roofline.measure_gpu(device, ["float32"], against=False)
     assert told.copy == pytest.approx(2 * 1024 / 1e-3)
     assert told.gemm == {}
-    simulated.module.cuda.get_elapsed_time = lambda a, b: 1.0
+    simulated.module.cuda.get_elapsed_time = lambda a, b: 4.0
     told = roofline.measure_gpu(device, ["tf32", "bfloat16"], against=True)
     assert set(told.gemm) == {"tf32", "bfloat16"}
-    assert told.gemm["tf32"] == pytest.approx(2 * 8**3 / (1e-3 / gpu.CALLS))
+    assert told.gemm["tf32"] == pytest.approx(2 * 8**3 / (4e-3 / gpu.CALLS))
 
 
 def test_network__is_held_to_float64_and_timed(simulated):
@@ -238,7 +273,7 @@ def test_network__is_held_to_float64_and_timed(simulated):
 
 
 def test_bench__kernels_on_a_gpu(simulated, torch_on_host, bench_json):
-    simulated.module.cuda.get_elapsed_time = lambda a, b: 1.0  # torch's work is not the device's
+    simulated.module.cuda.get_elapsed_time = lambda a, b: 4.0  # torch's work is not the device's
     arguments = ("--suite", "odd", "--layers", "2", "--passes", "wgrad", "--batch", "1")
     arguments += ("--device", "cuda", "--precision", "tf32,bf16", "--repeats", "2")
     code, told, err = bench_json("kernels", *arguments)
