@@ -189,7 +189,7 @@ class QueuedSteps:
         self._scaled = (0.0, 0)  # loss scale and good steps on the device, as last seen
         self._slots = [self._slot() for _ in range(self.device.slots)]  # by batch size
         self._repeated = {
-            batch: self.device.repeatable(self._step_of(plan))
+            batch: self.device.repeatable(self.step_of(plan))
             for batch, plan in network.training.items()
         }
         self._pending: deque[_Pending] = deque()
@@ -215,7 +215,8 @@ class QueuedSteps:
             )  # fmt: skip
         return routes
 
-    def _step_of(self, plan: Plan) -> Any:
+    def step_of(self, plan: Plan) -> Callable[[], None]:
+        """Forward, backward and update of a plan on what lies in its block."""
         optimizer, rate, number, scaled = (
             self.optimizer, plan.fed[LR], plan.fed[STEP], self.scaling
         )  # fmt: skip

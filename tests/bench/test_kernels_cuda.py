@@ -272,6 +272,24 @@ def test_network__is_held_to_float64_and_timed(simulated):
     assert "replay" in simulated.log
 
 
+def test_network__times_what_lies_on_the_gpu(simulated):
+    """torch's batch is there before the clock starts, so ours is."""
+    setting, device = network.make_setting("lenet", 2), open_device("cuda")
+    with device.session():
+        side = network.OurSide(setting, device, network.MODES)
+    step, logits = side.timed("train"), side.timed("infer")
+    with device.session():
+        moved = simulated.moved["host to device"]
+        np.testing.assert_array_equal(logits(), side.networks["infer"].logits(setting.x))
+        again = simulated.moved["host to device"] - moved
+        losses = [step().tolist() for _ in range(4)]
+        assert simulated.moved["host to device"] == moved + again
+    assert again >= setting.x.nbytes
+    assert losses == sorted(losses, reverse=True)
+    assert losses[0] != losses[-1]
+    assert simulated.log.count("replay") >= 3
+
+
 def test_bench__kernels_on_a_gpu(simulated, torch_on_host, bench_json):
     simulated.module.cuda.get_elapsed_time = lambda a, b: 4.0  # torch's work is not the device's
     arguments = ("--suite", "odd", "--layers", "2", "--passes", "wgrad", "--batch", "1")
