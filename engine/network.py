@@ -279,11 +279,12 @@ class Network:
         shape = plan.graph.inputs[0].shape
         value = plan.graph.outputs[output]
         results = np.empty((len(images), *value.shape[1:]), numpy_dtype(value.dtype))
-        filled = np.zeros(shape, images.dtype)
         for start in range(0, len(images), shape[0]):
             part = images[start : start + shape[0]]
-            filled[: len(part)] = part
-            filled[len(part) :] = 0
+            filled = part
+            if len(part) < shape[0]:
+                filled = np.zeros(shape, images.dtype)
+                filled[: len(part)] = part
             plan.feed({"x": filled})
             self._runs[plan]()
             found = self.device.to_host(plan.output(output))
