@@ -12,6 +12,7 @@ from cnnengine.kernels import registry, spec, triton
 from cnnengine.kernels.cupy import launch
 
 GPU_BACKENDS = ("triton", "cupy")
+GPU_TESTS = re.compile(r"tests/(kernels/test_\w+|engine/test_gpu_training)\.py$")
 
 
 def pytest_configure(config):
@@ -25,6 +26,12 @@ def pytest_configure(config):
     os.environ.setdefault("TRITON_INTERPRET", "1")
     if triton.interpreted():
         launch.simulate()
+
+
+def pytest_ignore_collect(collection_path, config):
+    """With `-m gpu` only files are imported that have such tests: others need more packages."""
+    left_out = config.option.markexpr == "gpu" and collection_path.suffix == ".py"
+    return True if left_out and not GPU_TESTS.search(collection_path.as_posix()) else None
 
 
 def pytest_addoption(parser):

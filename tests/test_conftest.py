@@ -1,0 +1,26 @@
+"""Which tests a run collects."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COLLECT = """
+import sys, pytest
+sys.modules["onnx"] = None  # as where it is not installed
+sys.exit(pytest.main(["-m", "gpu", "--collect-only", "-q", "-p", "no:cacheprovider",
+                      "tests/engine", "tests/kernels/test_images.py"]))
+"""
+
+
+def test_collection__of_gpu_tests_needs_no_package_of_other_tests():
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECT], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout
+    lines = done.stdout.splitlines()
+    files = {line.partition("::")[0] for line in lines if "::" in line}
+    assert files == {"tests/engine/test_gpu_training.py", "tests/kernels/test_images.py"}
+    for backend in ("triton", "cupy"):
+        assert any(f"_training.py::test_training__follows_the_cpu[{backend}-" in n for n in lines)
+        assert any("test_images.py::" in n and f"[{backend}-" in n for n in lines)
