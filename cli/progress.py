@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-import time
 from collections.abc import Iterator
 
 from ..engine.energy import amount
@@ -31,20 +30,19 @@ def display(trainer: Trainer) -> Iterator[Report]:
         task = bar.add_task(
             "starting", total=trainer.total_steps, completed=trainer.progress.step, figures=""
         )
-        begun, first = time.monotonic(), trainer.progress.step
 
         def report(told: StepReport | EpochReport | Note) -> None:
             if not isinstance(told, StepReport):
                 for line in _lines(forecast, told):
                     bar.console.print(line)
                 return
-            done = told.step
-            left = (time.monotonic() - begun) / (done - first) * (told.total_steps - done)
+            seconds = trainer.account.seconds_left(told.step)
+            left = "" if seconds is None else f"  {output.duration(seconds)} left"
             bar.update(
-                task, completed=done,
+                task, completed=told.step,
                 description=f"epoch {told.epoch + 1}/{trainer.config.epochs}",
                 figures=f"loss {told.loss:.4f}  accuracy {output.percent(told.accuracy)}  "
-                f"{told.images_per_second:.0f} images/s  {output.duration(left)} left",
+                f"{told.images_per_second:.0f} images/s{left}",
             )  # fmt: skip
 
         yield report
@@ -65,7 +63,7 @@ class Forecast:
 
     def __init__(self, trainer: Trainer) -> None:
         """Of this run."""
-        self._meter, self._limit = trainer.meter, trainer.config.stop_above_wh
+        self._meter, self._limit = trainer.account.meter, trainer.config.stop_above_wh
         self._told = False
 
     def lines(self, told: EpochReport) -> list[str]:

@@ -13,10 +13,9 @@ checkpoint.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -84,7 +83,6 @@ class Meter:
         self.intensity = intensity or Intensity()
         self.earlier: Part | None = None  # what a run used before, in other sessions
         self._sources = list(sources) if sources is not None else sources_of(device)
-        self._once = 0.0  # watt-hours of what does not come again
         self._looked, self._seen = 0.0, self.read()
 
     def read(self) -> Energy:
@@ -122,26 +120,6 @@ class Meter:
         if now - self._looked >= LOOK_SECONDS:
             self._looked, self._seen = now, self.read()
         return self._seen.wh is None or self._seen.wh > limit
-
-    @contextlib.contextmanager
-    def once(self) -> Iterator[None]:
-        """What is done inside does not come again: a forecast counts its energy as it is."""
-        begun = self.read().wh
-        yield
-        ended = self.read().wh
-        if begun is not None and ended is not None:
-            self._once += ended - begun
-
-    def forecast(self, done: float) -> float | None:
-        """Watt-hours of a run of which this session did the share `done` (in (0, 1]).
-
-        What was used earlier or `once` counts as it is, and what is left as this session.
-        """
-        now = self.read()
-        if now.wh is None or done <= 0:
-            return None
-        before = self._once + (self.earlier.wh if self.earlier and self.earlier.wh else 0.0)
-        return before + (now.wh - before) / done
 
 
 def open_meter(device: Device, country: str = "", limit: float = 0.0) -> Meter:

@@ -6,19 +6,15 @@ ends with the same bits as one that was not.
 
 from __future__ import annotations
 
-import json
 import math
 import resource
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from ..kernels.errors import BackendError
 from . import diagnose, userfile
+from .account import Account
 from .checkpoint import Progress, RunFolder
 from .config import TrainConfig, parse_channels
 from .data import Splits
@@ -26,11 +22,12 @@ from .device import Device
 from .energy import open_meter
 from .errors import InputError, TrainingError
 from .evaluate import Evaluation, evaluate
+from .forecast import Forecast, plan_loads
 from .model_meta import Source
 from .network import Description, Network
+from .records import Records
 from .reports import EpochReport, Note, Report, StepReport, Summary
 from .resume import check_epochs, identity, moved, parted
-from .savings import Ledger
 from .schedule import get_schedule
 from .stages import Stage, plan_stages, stage_at
 from .steps import Outcome, StepError
@@ -53,7 +50,7 @@ class Trainer:
         Raises: InputError.
         """
         config.check()
-        self.meter = open_meter(device, config.energy_country, config.stop_above_wh)
+        meter = open_meter(device, config.energy_country, config.stop_above_wh)
         self.config, self.splits, self.device, self.folder = config, splits, device, folder
         self.code = userfile.content(config.arch)  # of a network in a file
         self.description = Description(
@@ -62,14 +59,17 @@ class Trainer:
             parse_channels(config.std, "--std", least=0.0) or splits.std,
             config.precision, dict(config.options), userfile.digest(self.code),
         )  # fmt: skip
+        self.records = Records(folder, identity(config, splits, self.description.code))
         self.loader = make_loader(config, splits, self.description, pictures=device.pictures)
         self.schedule = get_schedule(config.schedule)
         self.total_steps = config.epochs * self.loader.steps_per_epoch
         self.stages = plan_stages(self.description, config, self.loader.steps_per_epoch)
         self.notes: list[str] = []  # for people, about the run as a whole
         self.warnings: list[str] = []
-        self._ledger = Ledger()
+        loads = plan_loads(self.description, config, splits, self.stages)
+        self.account = Account(meter, Forecast(loads, self.loader.steps_per_epoch))
         with device.session():
+            self._check_memory()
             self._begin(self.stages[0])
             self.notes += self.work.notes
             self.network.initialise(config.seed)
@@ -97,16 +97,19 @@ class Trainer:
         self.work = Work(
             stage, self.config, self.splits, self.description, self.device, self.loader
         )
-        self._ledger.begin(self.work.network)
+        self.account.compiled(self.work.network)
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What a resumed run must agree with: all that decides the outcome."""
-        return identity(self.config, self.splits, self.description.code)
+    def _check_memory(self) -> None:
+        """Whether the memory of a GPU will do for later stages, which train more layers, too."""
+        for stage in self.stages[1:] if self.device.slots else ():
+            try:
+                self._begin(stage)
+            except InputError as error:
+                raise InputError(f"from epoch {stage.epoch + 1} on: {error}") from None
 
     def resume(self) -> None:
         """Continue from the run folder's last checkpoint, if it has one. Raises: InputError."""
-        loaded = self.folder.load_checkpoint(self.identity)
+        loaded = self.folder.load_checkpoint(self.records.identity)
         if loaded is None:
             return
         tensors, self.progress = loaded
@@ -118,7 +121,7 @@ class Trainer:
             self.notes = self.work.notes
         self.warnings += moved(self.progress.place, self.device.place)
         self.progress.place = self.device.place
-        self.meter.go_on(
+        self.account.meter.go_on(
             self.progress.energy_wh, self.progress.energy_label, self.config.stop_above_wh
         )
         check_epochs(self.config.epochs, self.progress, self.folder.path)
@@ -129,29 +132,27 @@ class Trainer:
 
     def run(self, report: Report = lambda _: None) -> Summary:
         """Train to the end, or until `stop` is set. Raises: TrainingError, InputError."""
-        begun, wh = time.perf_counter(), self.meter.read().wh
-        self._first_step = self.progress.step
+        account = self.account
+        account.start()
         try:
-            with self.device.session(), self.folder.open_metrics(self.progress) as self._metrics:
+            with self.device.session(), self.records.open(self.progress):
                 if self._borrowed:
                     self._save()  # from here on the run does not need the file of the weights
                 trained = self._epochs(report)
         except (BackendError, StepError) as error:
-            raise TrainingError(f"{error}; {self._kept()}") from error
+            raise TrainingError(f"{error}; {self.records.kept()}") from error
         finished = self.progress.epoch == self.config.epochs
-        seconds = time.perf_counter() - begun
-        energy = self.meter.read()
         best, test = self.progress.best_accuracy, self.evaluation
         return Summary(
             run=str(self.folder.path), finished=finished, epochs=self.progress.epoch,
             steps=self.progress.step, test_accuracy=test.accuracy if test else None,
             test_loss=test.loss if test else None, best_accuracy=best if best >= 0 else None,
-            parameters=sum(v.size for _, v in self.network.parameters), seconds=seconds,
-            images_per_second=trained / self._train_seconds if trained else 0.0,
+            parameters=sum(v.size for _, v in self.network.parameters), seconds=account.seconds,
+            images_per_second=trained / account.train_seconds if trained else 0.0,
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             memory_plan=str(self.network.training[self.config.batch_size].memory),
             device_memory_mb=self.device.arena_bytes / 1e6 if self.device.arena_bytes else None,
-            energy=energy, savings=self._ledger.savings(wh, energy.wh, seconds),
+            energy=account.meter.read(), savings=account.savings(),
         )  # fmt: skip
 
     def _epochs(self, report: Report) -> int:
@@ -176,11 +177,10 @@ class Trainer:
                 report(Note(f"epoch {self.progress.epoch + 1}: {note}"))
         if self.work.ready:
             return True
-        with self.meter.once():
-            found = self.work.run_frozen(lambda: self.stop)
+        found = self.work.run_frozen(lambda: self.stop)
         if found is None:
             return False
-        self._ledger.front(len(found.train) + len(found.test), found.seconds, made=found.made)
+        self.account.front(found)
         report(Note(found.note))
         return True
 
@@ -192,13 +192,11 @@ class Trainer:
         self.network.load({**self.network.state_dict(), **arrays})
         self.work.optimizer.carry_over(state)
 
-    _train_seconds = 0.0
-
     def _epoch(self, report: Report) -> int:
         """Steps until the epoch ends or `stop` is set; returns the number of images."""
         progress, trained = self.progress, 0
         saved = time.monotonic()
-        self._epoch_seconds, self._epoch_images = 0.0, 0
+        self.account.epoch(self.stages.index(self.work.stage), progress.step)
         for batch in self.work.batches.epoch(progress.epoch, progress.batch):
             lr = self.config.lr * self.schedule(progress.step, self.total_steps)
             known = self.work.steps.run(batch, progress, lr)
@@ -214,13 +212,13 @@ class Trainer:
             if self.stop:
                 break
         self._account(self.work.steps.drain(), report)
-        self._ledger.trained(trained, self._epoch_seconds)
+        self.account.trained()
         return trained
 
     def _watch_energy(self) -> None:
         """Stop after this step once the run has used more than it may."""
         limit = self.config.stop_above_wh
-        if limit and self.meter.passed(limit):
+        if limit and self.account.meter.passed(limit):
             self.stop = self.over_limit = True
 
     def _account(self, outcomes: Iterable[Outcome], report: Report) -> None:
@@ -232,30 +230,23 @@ class Trainer:
             progress.correct += outcome.correct
             progress.seen += images
             progress.loss_scale, progress.good_steps = outcome.loss_scale, outcome.good_steps
-            self._train_seconds += outcome.seconds
-            self._epoch_seconds += outcome.seconds
-            self._epoch_images += images
+            self.account.stepped(images, outcome.seconds)
             told = StepReport(
                 progress.epoch, outcome.step + 1, self.total_steps, outcome.loss,
                 outcome.correct / images, outcome.lr, images / outcome.seconds,
             )  # fmt: skip
-            self._write("step", told)
+            self.records.line("step", told)
             report(told)
-
-    def _kept(self) -> str:
-        if self.folder.last.exists():
-            return f"the last good checkpoint is {self.folder.last}"
-        return "there is no earlier checkpoint"
 
     def _evaluate(self) -> Evaluation:
         begun = time.perf_counter()
         result = evaluate(self.network, self.work.test)
-        self._ledger.evaluated(len(self.work.test), time.perf_counter() - begun)
+        self.account.evaluated(len(self.work.test), time.perf_counter() - begun)
         return result
 
     def _end_epoch(self, report: Report) -> Evaluation:
         progress = self.progress
-        self._tensors()  # refuses weights that are not finite, before anything is written
+        self.records.check_finite(self.work.state_dict(), progress)  # before anything is written
         test = self._evaluate()
         if not math.isfinite(test.loss):
             images, batch = self.work.test.images, self.config.batch_size
@@ -263,16 +254,16 @@ class Trainer:
             raise TrainingError(
                 f"the loss on the test images is {test.loss} after step {progress.step} (epoch "
                 f"{progress.epoch + 1}); the first values that are not finite are those of "
-                f"{layer}; {self._kept()}"
+                f"{layer}; {self.records.kept()}"
             )
-        done = (progress.step - self._first_step) / (self.total_steps - self._first_step)
+        account = self.account
         told = EpochReport(
             progress.epoch, self.config.epochs, progress.loss_sum / progress.seen,
-            progress.correct / progress.seen, test.loss, test.accuracy, self._epoch_seconds,
-            self._epoch_images / self._epoch_seconds if self._epoch_seconds else 0.0,
-            self.meter.read().wh, self.meter.forecast(done),
+            progress.correct / progress.seen, test.loss, test.accuracy, account.epoch_seconds,
+            account.epoch_images / account.epoch_seconds if account.epoch_seconds else 0.0,
+            account.meter.read().wh, account.forecast_wh(progress.step),
         )  # fmt: skip
-        self._write("epoch", told)
+        self.records.line("epoch", told)
         is_best = test.accuracy > progress.best_accuracy
         self.progress = progress = Progress(
             epoch=progress.epoch + 1, step=progress.step, loss_scale=progress.loss_scale,
@@ -289,31 +280,5 @@ class Trainer:
         return test
 
     def _save(self, *, best: bool = False) -> None:
-        tensors = self._tensors()
-        self.progress.metrics_bytes = self._metrics.tell()
-        used = self.meter.read()
-        self.progress.energy_wh, self.progress.energy_label = used.wh, used.label
-        if best:
-            self.folder.save_checkpoint(self.folder.best, tensors, self.progress, self.identity)
-        self.folder.save_checkpoint(self.folder.last, tensors, self.progress, self.identity)
-
-    def _tensors(self) -> dict[str, np.ndarray]:
-        """All that a checkpoint holds. Raises: TrainingError where a number is not finite."""
-        state = {
-            f"optimizer/{n}": self.device.to_host(a) for n, a in self.work.optimizer.state.items()
-        }
-        tensors = {**self.network.state_dict(), **state}
-        bad = next((name for name, a in tensors.items() if not np.isfinite(a).all()), None)
-        if bad is not None:
-            raise TrainingError(
-                f"{bad} is not finite after step {self.progress.step}; {self._kept()}"
-            )
-        return tensors
-
-    def _write(self, kind: str, told: StepReport | EpochReport) -> None:
-        try:
-            self._metrics.write(json.dumps({"kind": kind, **asdict(told)}).encode() + b"\n")
-        except OSError as error:
-            raise InputError(
-                f"cannot write {self.folder.metrics}: {error.strerror}; {self._kept()}"
-            ) from None
+        used = self.account.meter.read()
+        self.records.checkpoint(self.work.state_dict(), self.progress, used, best=best)

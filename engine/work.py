@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+
 from .config import TrainConfig
 from .data import Augment, Dataset, Loader, Splits
 from .device import Device
@@ -52,7 +54,7 @@ class Work:
         self.batches: Loader | FeatureLoader = loader
         self.test: Dataset | Features = splits.test
         self._features: Kept | None = None
-        self.uncached = _why_uncached(stage, config, splits, description)
+        self.uncached = why_uncached(stage, config, splits, description)
         rest = len(splits.train) % config.batch_size
         cut = bool(stage.freeze.boundary) and not self.uncached
         self._cache = FeatureCache(config.cache_dir, config.cache_gb * 1e9)
@@ -83,6 +85,11 @@ class Work:
         """Whether steps can be made: what the frozen layers give is here, if it is needed."""
         return not self.network.freeze.cut or self._features is not None
 
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """All that a checkpoint holds: the network's, and the optimizer's as `optimizer/…`."""
+        told = {n: self.device.to_host(a) for n, a in self.optimizer.state.items()}
+        return {**self.network.state_dict(), **{f"optimizer/{n}": a for n, a in told.items()}}
+
     def check_room(self) -> None:
         """Whether what the frozen layers give can be kept, if it is to be. Raises: InputError."""
         if self.network.freeze.cut:
@@ -102,7 +109,7 @@ class Work:
         return found
 
 
-def _why_uncached(
+def why_uncached(
     stage: Stage, config: TrainConfig, splits: Splits, description: Description
 ) -> str:
     """Why the outputs of the frozen layers cannot be kept; "" if they can, or nothing is frozen."""

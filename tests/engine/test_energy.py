@@ -130,19 +130,10 @@ def test_add_up__carbon_is_never_measured():
 
 
 def test_meter__earlier_sessions_count():
-    meter = Meter(open_device("cpu"), sources=[_counter(0, 3600, 7200, 7200)])
+    meter = Meter(open_device("cpu"), sources=[_counter(0, 3600, 7200)])
     meter.earlier = Part("earlier sessions", 5.0, "estimated", "the checkpoint")
     assert meter.read().wh == pytest.approx(6.0)
     assert meter.read().label == "estimated"
-    assert meter.forecast(0.25) == pytest.approx(5.0 + 2.0 / 0.25)
-
-
-def test_meter__what_is_done_once_is_forecast_once():
-    joules = (0, 3600, 10800, 14400)  # at the start, before it, behind it, after an epoch
-    meter = Meter(open_device("cpu"), sources=[_counter(*joules)])
-    with meter.once():
-        pass
-    assert meter.forecast(0.25) == pytest.approx(2.0 + (4.0 - 2.0) / 0.25)
 
 
 def test_meter__passed_looks_now_and_then(monkeypatch):

@@ -190,6 +190,16 @@ def test_gpu__too_little_memory_names_the_batch_that_fits(tmp_path, simulated):
         toy_trainer(tmp_path / "c", device="cuda", batch_size=8)
 
 
+def test_gpu__a_later_stage_that_will_not_fit_is_told_before_the_run(tmp_path, simulated):
+    frozen = {"device": "cuda", "freeze_until": "conv3_2", "shift": 0, "flip": False}
+    needed = toy_trainer(tmp_path / "a", **frozen).device.arena_bytes
+    simulated.memory = simulated.used + needed + gpus.SPARE + 1000
+    toy_trainer(tmp_path / "b", **frozen)
+    simulated.memory = simulated.used + needed + gpus.SPARE + 1000
+    with pytest.raises(InputError, match="from epoch 2 on: batch size 16 does not fit into cuda:0"):
+        toy_trainer(tmp_path / "c", **frozen, unfreeze_at="2:conv1_1")
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [

@@ -380,7 +380,7 @@ def test_metrics__one_object_a_step_and_one_an_epoch(tmp_path):
 
 def test_config__identity_covers_every_setting_that_decides_the_outcome(tmp_path):
     trainer = toy_trainer(tmp_path / "run")
-    assert set(vars(toy_config())) - set(RESUME_MAY_CHANGE) == set(trainer.identity) - {
+    assert set(vars(toy_config())) - set(RESUME_MAY_CHANGE) == set(trainer.records.identity) - {
         "content of the data"
     }
     shutil.rmtree(tmp_path / "run")

@@ -10,6 +10,7 @@ from cnnengine.engine import energy
 from cnnengine.engine.counters import ProcessorTime
 from cnnengine.engine.energy import Intensity, Meter
 from cnnengine.engine.errors import InputError
+from cnnengine.engine.forecast import plan_loads
 from cnnengine.engine.train import EpochReport
 
 from .toy import toy_trainer
@@ -25,7 +26,7 @@ def watt_hour_a_step(tmp_path, monkeypatch):
     def made(name, *, resumed=False, **changes):
         trainer = toy_trainer(tmp_path / name, **changes)
         first = [0]
-        trainer.meter = Meter(trainer.device, Intensity(500.0, "a test"), [SimpleNamespace(
+        trainer.account.meter = Meter(trainer.device, Intensity(500.0, "a test"), [SimpleNamespace(
             name="processor", label="estimated", source="a test",
             joules=lambda: 3600.0 * (trainer.progress.step - first[0]),
         )])  # fmt: skip
@@ -60,6 +61,19 @@ def test_trainer__forecast_after_each_epoch(watt_hour_a_step):
     watt_hour_a_step("run").run(lambda report: told.append(report))
     epochs = [(r.energy_wh, r.forecast_wh) for r in told if isinstance(r, EpochReport)]
     assert epochs == [(EPOCH, STEPS), (2 * EPOCH, STEPS), (STEPS, STEPS)]
+
+
+def test_trainer__forecast_counts_the_layers_that_are_trained_later(watt_hour_a_step):
+    """The first epoch trains the last layer, both others all: each costs as many times more."""
+    trainer = watt_hour_a_step("run", freeze_until="dense1", unfreeze_at="2:conv1_1")
+    told, loads = [], plan_loads(
+        trainer.description, trainer.config, trainer.splits, trainer.stages
+    )  # fmt: skip
+    trainer.run(told.append)
+    first, *others = [r.forecast_wh for r in told if isinstance(r, EpochReport)]
+    assert first == pytest.approx(EPOCH + 2 * EPOCH * loads[1].each / loads[0].each)
+    assert first > 2 * STEPS
+    assert others == [STEPS, STEPS]
 
 
 def test_trainer__limit_where_energy_is_unknown(tmp_path, monkeypatch):
