@@ -91,8 +91,8 @@ def cli(ctx: click.Context) -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit.
 
-    0: done; 1: training could not go on; 2: a wrong command, option or file; 130 and 143: stopped
-    by SIGINT and SIGTERM; 143 also: by --stop-above-wh.
+    0: done; 1: training could not go on; 2: a wrong command, option or file; 3: saved and stopped
+    by --stop-above-wh; 130 and 143: by SIGINT and SIGTERM.
     """
     warnings.showwarning = _show_warning
     try:

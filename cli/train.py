@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ..engine.savings import Savings
     from ..engine.train import Summary, Trainer
 
+AT_LIMIT = 3  # the exit code of a run that stopped itself
+
 
 @click.command("train")
 @options.settings
@@ -69,17 +71,17 @@ def command(
         summary, stopped_by = _run(trainer)
         _sum_up(trainer, summary, as_json)
     if not summary.finished:
-        why, more = "", ""
+        why, more, code = "", "", 128 + stopped_by
         if trainer.over_limit and not stopped_by:
             unknown = summary.energy.wh is None
             why = "energy unknown from here on" if unknown else f"above {config.stop_above_wh:g} Wh"
             why, more = f": {why}", f" --stop-above-wh {0 if unknown else 'MORE'}"
-            stopped_by = signal.SIGTERM
+            code = AT_LIMIT
         output.note(
             f"cnnengine: stopped at step {summary.steps} of {trainer.total_steps} and saved{why}; "
             f"continue with: cnnengine train --resume {trainer.folder.path}{more}"
         )
-        sys.exit(128 + stopped_by)
+        sys.exit(code)
 
 
 def _new(settings: Mapping[str, Any], flags: Mapping[str, Any]) -> TrainConfig:

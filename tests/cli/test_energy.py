@@ -16,7 +16,7 @@ def test_train__tells_energy_and_forecast(trained):
 def test_train__stops_above_wh_and_resumes(tmp_path, pictures, trained):
     out = tmp_path / "run"
     ended = run(*small(pictures), "--out", out, "--stop-above-wh", 1e-6, "--json", cwd=tmp_path)
-    assert ended.code == 143, ended.err
+    assert ended.code == 3, ended.err
     last = ended.err.splitlines()[-1]
     assert "and saved: above 1e-06 Wh; continue with: cnnengine train --resume" in last
     told = json.loads(ended.out)
