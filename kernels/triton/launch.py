@@ -21,6 +21,7 @@ import numpy
 import triton
 import triton.language as tl
 from triton.compiler.errors import CompilationError
+from triton.runtime import interpreter
 from triton.runtime.errors import OutOfResources, PTXASError
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -137,11 +138,29 @@ def usable(function: str, **arrays: Any) -> None:
 
 @functools.cache
 def prepare() -> None:
-    """Make Triton launch on CuPy's current stream; in the interpreter there is nothing to do."""
-    if not interpreted():
+    """Make Triton launch on CuPy's current stream, or its interpreter work with this NumPy."""
+    if interpreted():
+        mend_interpreter()
+    else:
         from . import driver
 
         driver.activate()
+
+
+def mend_interpreter() -> None:
+    """Let kernels loop up to a number that they compute, in Triton before 3.9.
+
+    Its interpreter keeps that number in an array of one element, of which NumPy 2.4 makes no int.
+    """
+    if tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9):
+        return
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patched
 
 
 def launch(

@@ -21,7 +21,8 @@ if (REASON := registry.missing("triton")) is not None:
     pytest.skip(f"backend triton: {REASON}", allow_module_level=True)
 
 from triton.runtime import driver as runtime_driver
-from triton.runtime.errors import OutOfResources, PTXASError
+from triton.runtime import interpreter
+from triton.runtime.errors import InterpreterError, OutOfResources, PTXASError
 
 from cnnengine.kernels.triton import gpu, launch, tiles
 
@@ -141,6 +142,29 @@ def test_bias_grad__refuses_a_workspace_between_vectors(name, skew):
     workspace = memory[first : first + config.workspace_bytes]
     backend.function("bias_grad")(dy, out, workspace=workspace, config=config)
     assert (out == 4096).all()
+
+
+def test_interpreter__of_triton_3_6_counts_with_any_numpy(monkeypatch):
+    """It makes an int of an array of one element, which NumPy 2.4 refuses."""
+    patch = interpreter._patch_lang_tensor
+
+    def refuse(self):
+        raise TypeError("only 0-dimensional arrays can be converted to Python scalars")
+
+    def old(tensor, scope):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", refuse)
+
+    flags = np.zeros(9, np.int32)
+    numbers = np.full(40, np.inf, np.float32)
+    monkeypatch.setattr(interpreter, "_patch_lang_tensor", old)
+    backend = registry.load("triton")
+    with pytest.raises(InterpreterError, match="only 0-dimensional"):
+        backend.function("non_finite")(numbers, flags)
+    monkeypatch.setattr(launch.triton, "__version__", "3.6.0")
+    launch.mend_interpreter()
+    backend.function("non_finite")(numbers, flags)
+    assert flags.any()
 
 
 PTXAS = """`ptxas` failed with error code 255
