@@ -31,9 +31,13 @@ def kernels(request, monkeypatch):
     if not REAL:
         monkeypatch.setitem(devices.BACKENDS, "cuda", ("simulated",))
         simulated_cuda.install(monkeypatch)
-    for name in () if request.param == "auto" else (request.param,):
+        return "auto"
+    for name in ("triton", "cupy") if request.param == "auto" else (request.param,):
         if (reason := registry.missing(name)) is not None:
-            pytest.skip(f"backend {name}: {reason}")
+            told = f"backend {name}: {reason}"
+            if name in request.config.getoption("--require-backend"):
+                pytest.fail(told)
+            pytest.skip(told)
     return request.param
 
 
