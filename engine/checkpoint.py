@@ -134,9 +134,9 @@ class RunFolder:
         told = {k: v for k, v in config.items() if v is not None}
         files.write_bytes(self.config, tomli_w.dumps(told).encode())
 
-    def save_code(self, arch: str, code: bytes) -> None:
+    def save_code(self, arch: str, code: files.Content) -> None:
         """Keep a copy of the file that `arch` names; nothing where the network is in no file."""
-        if code:
+        if len(code):
             files.write_bytes(self.onnx if userfile.is_onnx(arch) else self.code, code)
 
     def own_copy(self, arch: str) -> str:

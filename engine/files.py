@@ -7,13 +7,14 @@ stood under the name before stays as it was.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import mmap
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +28,42 @@ from .errors import InputError
 CHECKSUM = "crc32"  # safetensors itself has none over the numbers
 PART = 16 << 20  # bytes of a file that are looked at together
 TYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": ml_dtypes.bfloat16, "I64": "i8", "U8": "u1"}
+Content = bytes | mmap.mmap  # of a file, read or mapped
 META = "cnnengine"  # one key: safetensors orders several in no fixed way, and bytes must not change
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: Content) -> None:
     """Replace `path` by `content` in one step. Raises: InputError."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
+
+    def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+
+    _replace(path, write)
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
+    """Replace `path` in one step by the file that `write` makes. Raises: InputError."""
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        write(temporary)
+        _sync(temporary)
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
+        _sync(path.parent)
+    except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; what stood there before is whole"
-        ) from None
+        told = getattr(error, "strerror", None) or str(error).rpartition(": ")[2]
+        raise InputError(f"cannot write {path}: {told}; what stood there before is whole") from None
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk. Raises: OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def check_free(path: Path, overwrite: bool) -> None:
@@ -69,7 +83,12 @@ def save_tensors(path: Path, tensors: Mapping[str, np.ndarray], meta: Mapping[st
     """
     contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     told = json.dumps({**meta, CHECKSUM: checksum(contiguous)}, sort_keys=True)
-    write_bytes(path, safetensors.numpy.save(contiguous, metadata={META: told}))
+    _replace(path, lambda temporary: _save(temporary, contiguous, told))
+
+
+def _save(path: Path, tensors: dict[str, np.ndarray], told: str) -> None:
+    """Raises: OSError, SafetensorError."""
+    safetensors.numpy.save_file(tensors, path, metadata={META: told})
 
 
 def load_tensors(
@@ -117,6 +136,23 @@ def _mapped(path: Path) -> dict[str, np.ndarray]:
         start = 8 + size + told["data_offsets"][0]
         tensors[name] = np.frombuffer(memory, kind, count, start).reshape(told["shape"])
     return tensors
+
+
+def mapped(path: Path) -> Content:
+    """The content of a file, which is read where it is looked at. Raises: OSError."""
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return b""
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def sha256(content: Content) -> str:
+    """The SHA-256 of a content, hexadecimal."""
+    numbers, total = np.frombuffer(content, np.uint8), hashlib.sha256()
+    for part in parts(numbers):
+        total.update(numbers[part].data)
+        forget(numbers)
+    return total.hexdigest()
 
 
 def parts(array: np.ndarray) -> Iterator[slice]:

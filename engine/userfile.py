@@ -12,7 +12,6 @@ always built by the code that it was trained with, or not at all.
 from __future__ import annotations
 
 import functools
-import hashlib
 import linecache
 import sys
 import traceback
@@ -22,12 +21,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from . import files
 from .errors import InputError, KernelError
 
 if TYPE_CHECKING:
     from .ir import Value
 
-LARGEST, LARGEST_ONNX = 1 << 20, 2**31 - 1  # bytes of a file
+LARGEST = 1 << 20  # bytes of a file
 _loaded: dict[tuple[Path, str], ModuleType] = {}
 
 
@@ -72,27 +72,35 @@ def settled(arch: str) -> str:
     return str(file_of(arch)) if is_onnx(arch) else arch
 
 
-def read(file: Path, largest: int = LARGEST) -> bytes:
+def read(file: Path) -> bytes:
     """The content. Raises: InputError."""
     try:
         with open(file, "rb") as opened:
-            content = opened.read(largest + 1)
+            content = opened.read(LARGEST + 1)
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from None
-    if len(content) > largest:
-        raise InputError(f"{file} is larger than {largest} bytes: no network is written so")
+    if len(content) > LARGEST:
+        raise InputError(f"{file} is larger than {LARGEST} bytes: no network is written so")
     return content
 
 
-def content(arch: str) -> bytes:
-    """The content of the file that `arch` names; nothing where it names none."""
+def content(arch: str) -> files.Content:
+    """The content of the file that `arch` names, an ONNX file mapped; nothing where it names none.
+
+    Raises: InputError.
+    """
     found = file_of(arch)
-    return b"" if found is None else read(found, LARGEST_ONNX if is_onnx(arch) else LARGEST)
+    if found is None or not is_onnx(arch):
+        return b"" if found is None else read(found)
+    try:
+        return files.mapped(found)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {found}: {getattr(error, 'strerror', error)}") from None
 
 
-def digest(code: bytes) -> str:
+def digest(code: files.Content) -> str:
     """SHA-256, hexadecimal; "" for nothing."""
-    return hashlib.sha256(code).hexdigest() if code else ""
+    return files.sha256(code) if len(code) else ""
 
 
 def check(arch: str, code: str) -> None:

@@ -23,7 +23,8 @@ from ..device import Device, open_device
 from ..errors import InputError
 from ..runner import Plan, Storage
 from .importer import Importer
-from .reader import OnnxModel, parse, require
+from .initializers import require
+from .reader import OnnxModel, parse
 from .tensor import Tensor, laid, plain
 
 require()
@@ -52,9 +53,10 @@ class CnnengineRep(onnx.backend.base.BackendRep):
         program = compile_graph(graph, device, training=False)
         parameters = ParameterArena(graph.params, device)
         storage = Storage(device, parameters, [program])
-        parameters.load({n: importer.arrays[n] for n, _ in parameters})
+        arrays = importer.arrays()
+        parameters.load({n: arrays[n] for n, _ in parameters})
         for name, state in storage.states.items():
-            device.copy_from_host(state, importer.arrays[name])
+            device.copy_from_host(state, arrays[name])
         self.device, self.plan = device, Plan(program, storage)
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:

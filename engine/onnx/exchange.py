@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +15,9 @@ from ..errors import InputError
 from ..exchange import Wish, per_channel
 from ..model_meta import Source
 from ..network import Description
+from .file import load
 from .network import network
-from .reader import load, parse
+from .reader import parse
 
 
 def import_file(
@@ -30,15 +30,13 @@ def import_file(
     if wish.arch or wish.options:
         raise InputError(f"{path} is a network of its own; leave --arch and --option out")
     _check_free(folder, overwrite)
-    proto, content = load(path, external=True)
-    found = network(parse(proto, str(path)))
+    file = load(path, external=True)
+    found = network(parse(file.proto, str(path), file.numbers))
     shape = found.input_shape
     if wish.image_size is not None:
         shape = (*wish.image_size, shape[2])
     arrays = found.initial(shape)
-    if any(tensor.HasField("raw_data") for tensor in proto.graph.initializer):
-        content = proto.SerializeToString(deterministic=True)  # with weights from other files
-    told = {entry.key: entry.value for entry in proto.metadata_props}
+    told = {entry.key: entry.value for entry in file.proto.metadata_props}
     mean, std = (
         per_channel(name, given or _numbers(told, name), shape[2], path)
         for name, given in (("mean", wish.mean), ("std", wish.std))
@@ -46,10 +44,10 @@ def import_file(
     run = RunFolder(folder)
     description = Description(
         str(run.onnx.resolve()), shape, _classes(path, wish, told, found.classes), mean, std,
-        code=hashlib.sha256(content).hexdigest(),
+        code=files.sha256(file.content),
     )  # fmt: skip
     files.make_folder(folder)
-    run.save_code(description.arch, content)
+    run.save_code(description.arch, file.content)
     save_model(run.model, description, arrays, Source(f"unknown data (weights from {path.name})"))
     return description, arrays
 

@@ -20,7 +20,7 @@ from ..fitting import check_fit
 from ..ir import Graph, Node, Value
 from ..naming import own_naming
 from ..network import Description
-from .reader import MOST_BYTES, require
+from .initializers import MOST_BYTES, require
 
 OPSET, IR_VERSION = 17, 8
 BATCH = 2  # of the graph that is exported; the file leaves it open

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...kernels.errors import KernelError
+from .. import files
 from ..build import GraphBuilder
 from ..errors import InputError
 from ..ir import Value
@@ -30,6 +31,7 @@ FOLDED = {  # operations that constants go through as constants
 }  # fmt: skip
 
 Operand = Tensor | np.ndarray
+Layout = Callable[[np.ndarray], np.ndarray]
 Translation = Callable[["Importer", Op], Sequence[Any]]
 KINDS: dict[str, Translation] = {}
 
@@ -44,8 +46,12 @@ def translates(*kinds: str) -> Callable[[Translation], Translation]:
     return register
 
 
+def _as_is(array: np.ndarray) -> np.ndarray:
+    return array
+
+
 class Importer:
-    """One import into one graph. `arrays`: name → starting values, of every parameter and state."""
+    """One import into one graph."""
 
     def __init__(
         self, model: OnnxModel, b: GraphBuilder, *, exact: bool = False,
@@ -61,7 +67,7 @@ class Importer:
         self.b = b
         self.exact = exact
         self.final = final
-        self.arrays: dict[str, np.ndarray] = {}
+        self._weights: dict[str, tuple[np.ndarray, Layout]] = {}
         self.batch: tuple[int, int] | None = None  # images: as the file says, as there are
         self._known: dict[str, Any] = dict(model.constants)
         self._bytes = 0
@@ -193,8 +199,8 @@ class Importer:
         self._layers[name], self._layers[unique] = number, 1
         return unique
 
-    def weights(self, name: str, array: np.ndarray, told: str) -> None:
-        """Keep the starting values of a parameter or state.
+    def weights(self, name: str, array: np.ndarray, told: str, layout: Layout = _as_is) -> None:
+        """Keep the starting values of a parameter or state: `array`, as `layout` turns it.
 
         Raises: InputError for what is no float number, and for NaN and infinity in float32.
         """
@@ -202,12 +208,20 @@ class Importer:
         if self._bytes > MOST_WEIGHTS:
             raise InputError(f"the network has more than {MOST_WEIGHTS} bytes of weights")
         check_floats(array, told)
-        if array.dtype.itemsize > 4:
-            with np.errstate(over="ignore"):
-                array = array.astype(np.float32)
-        if not np.isfinite(array).all():
-            raise InputError(f"{told} holds numbers that are not finite (NaN or infinite)")
-        self.arrays[name] = array
+        for part in files.parts(array) if array.ndim else [np.s_[...]]:
+            if not np.isfinite(_narrow(array[part])).all():
+                raise InputError(f"{told} holds numbers that are not finite (NaN or infinite)")
+            files.forget(array)
+        self._weights[name] = array, layout
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Name → starting values, of every parameter and state."""
+        made = {}
+        for name, (array, layout) in self._weights.items():
+            made[name] = _narrow(layout(array))
+            if not np.may_share_memory(made[name], array):
+                files.forget(array)
+        return made
 
     def constant_tensor(self, array: np.ndarray, name: str) -> Tensor:
         """A constant as a frozen parameter."""
@@ -223,6 +237,11 @@ class Importer:
             value = self.b.parameter(f"{layer}/value", array.shape, "zeros", decay=True)
         self.weights(value.name, array, f"constant {name!r}")
         return value
+
+
+@np.errstate(over="ignore")
+def _narrow(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype.itemsize > 4 else array
 
 
 def check_floats(array: np.ndarray, told: str) -> None:

@@ -6,7 +6,6 @@ where it ends the file, or only reshaping follows: training, evaluation and pred
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,9 +15,11 @@ import numpy as np
 
 from ..build import GraphBuilder
 from ..errors import InputError
+from ..files import sha256
 from ..ir import Value
+from .file import load
 from .importer import Importer
-from .reader import OnnxModel, Op, load, parse
+from .reader import OnnxModel, Op, parse
 from .tensor import NHWC, Tensor, laid, plain, regrouped
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -52,13 +53,14 @@ class OnnxNetwork:
 
     def initial(self, input_shape: tuple[int, int, int]) -> Mapping[str, np.ndarray]:
         """The file's weights and running statistics, by the names that `build` gives them."""
-        return self._scratch(input_shape)[1]
+        return self._scratch(input_shape)[1].arrays()
 
-    def _scratch(self, input_shape: tuple[int, int, int]) -> tuple[Value, dict[str, np.ndarray]]:
+    def _scratch(self, input_shape: tuple[int, int, int]) -> tuple[Value, Importer]:
         b = GraphBuilder(self.model.source, training=False)
         return self._write(b, b.input("x", (1, *input_shape)))
 
-    def _write(self, b: GraphBuilder, x: Value) -> tuple[Value, dict[str, np.ndarray]]:
+    def _write(self, b: GraphBuilder, x: Value) -> tuple[Value, Importer]:
+        """The logits, and what wrote them. Raises: InputError."""
         sizes = zip(x.shape[1:], self.input_shape, self.fixed, strict=True)
         if any(fixed and size != own for size, own, fixed in sizes):
             own, given = ("x".join(map(str, s)) for s in (self.input_shape, x.shape[1:]))
@@ -78,7 +80,7 @@ class OnnxNetwork:
                 f"{self.model.source} must give one number for each image and class, [N, classes], "
                 f"not {list(shape)}"
             )
-        return plain(b, regrouped(b, result, shape[:2])), importer.arrays
+        return plain(b, regrouped(b, result, shape[:2])), importer
 
 
 def open_network(path: Path) -> OnnxNetwork:
@@ -92,8 +94,8 @@ def open_network(path: Path) -> OnnxNetwork:
 
 @lru_cache(maxsize=1)
 def _opened(path: Path, changed: int, size: int) -> OnnxNetwork:
-    proto, content = load(path)
-    return network(parse(proto, str(path)), hashlib.sha256(content).hexdigest())
+    file = load(path)
+    return network(parse(file.proto, str(path), file.numbers), sha256(file.content))
 
 
 def network(model: OnnxModel, digest: str = "") -> OnnxNetwork:

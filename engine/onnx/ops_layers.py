@@ -101,7 +101,7 @@ def _conv(i: Importer, op: Op) -> Sequence[Tensor]:
         images(i.b, x), filters, kernel, stride=pairs(op, "strides"), padding=own,
         padding_mode=mode, dilation=dilation, groups=groups, bias=bias is not None, name=layer,
     )  # fmt: skip
-    i.weights(f"{layer}/w", w.transpose(0, 2, 3, 1), f"weight {op.inputs[1]!r}")
+    i.weights(f"{layer}/w", w, f"weight {op.inputs[1]!r}", lambda w: w.transpose(0, 2, 3, 1))
     if bias is not None:
         i.weights(f"{layer}/b", vector(bias, filters), f"bias of {op.name!r}")
     return [laid(value, NHWC)]

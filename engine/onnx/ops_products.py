@@ -38,16 +38,18 @@ def product(i: Importer, op: Op, x: Tensor, w: np.ndarray, bias: np.ndarray | No
     if x.shape[1] != w.shape[1]:
         raise InputError(f"{list(x.shape)} cannot be multiplied by weights {list(w.shape[::-1])}")
     columns = weight_columns(x, 1)
-    if columns is None:
-        value = plain(i.b, x)
-    else:
-        value = reshaped(i.b, x.value, x.shape)
-        first = len(x.order) - len(columns)
-        cut = w.reshape(w.shape[0], *x.factors[first:])
-        w = cut.transpose(0, *(c - first + 1 for c in columns)).reshape(w.shape)
+    value = plain(i.b, x) if columns is None else reshaped(i.b, x.value, x.shape)
     layer = i.layer(op)
     result = i.b.dense(value, w.shape[0], bias=bias is not None, name=layer)
-    i.weights(f"{layer}/w", w, f"weight of {op.name!r}")
+
+    def turned(w: np.ndarray) -> np.ndarray:
+        if columns is None:
+            return w
+        first = len(x.order) - len(columns)
+        cut = w.reshape(w.shape[0], *x.factors[first:])
+        return cut.transpose(0, *(c - first + 1 for c in columns)).reshape(w.shape)
+
+    i.weights(f"{layer}/w", w, f"weight of {op.name!r}", turned)
     if bias is not None:
         i.weights(f"{layer}/b", vector(bias, w.shape[0]), f"bias of {op.name!r}")
     return laid(result)

@@ -13,9 +13,10 @@ import numpy as np
 
 from ..errors import InputError
 from .importer import Importer, Operand, translates
+from .initializers import require
 from .ops_elementwise import normal
 from .ops_layers import Padded
-from .reader import Op, require
+from .reader import Op
 from .tensor import Tensor, arrange, laid, plain, regrouped, reshaped, transposed
 
 

@@ -7,10 +7,7 @@ not fit is told in one line.
 
 from __future__ import annotations
 
-import math
-import re
-import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from .file import load
+from .initializers import array, require
 from .text import check_text
 
-MOST_BYTES = 2**31 - 1  # of a file with its weights: what protobuf can hold
 MOST_NODES = 20_000
 OLDEST = 9  # opset
 DOMAINS = ("", "ai.onnx")
@@ -59,109 +57,17 @@ class OnnxModel:
     users: Mapping[str, tuple[Op, ...]]
 
 
-def require() -> Any:
-    """The `onnx` package. Raises: InputError with the line that installs it."""
-    try:
-        import onnx
-    except ImportError:
-        raise InputError(
-            "ONNX files need the onnx package: pip install 'cnnengine[onnx]'"
-        ) from None
-    return onnx
-
-
 def read(path: Path) -> OnnxModel:
     """Read and check a file. Raises: InputError."""
-    return parse(load(path)[0], str(path))
+    file = load(path)
+    return parse(file.proto, str(path), file.numbers)
 
 
-def load(path: Path, *, external: bool = False) -> tuple[Any, bytes]:
-    """(the file as protobuf, its content). `external`: bring in weights that lie in other files.
-
-    Raises: InputError.
-    """
-    onnx = require()
-    try:
-        size = _size(path)
-        if size > MOST_BYTES:
-            raise InputError(f"{path} is {size} bytes: an ONNX file may have {MOST_BYTES}")
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(content)
-    except Exception as error:  # protobuf's own, which is none of Python's
-        raise InputError(f"{path} is no readable ONNX file: {error}") from None
-    if not proto.graph.node and not proto.graph.output:
-        raise InputError(f"{path} is no ONNX file: it has no graph")
-    outside = [
-        tensor for tensor in proto.graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-    ]  # fmt: skip
-    if outside and not external:
-        raise InputError(
-            f"{path} keeps its weights in other files; cnnengine import {path} --out FOLDER puts "
-            "them together"
-        )
-    _bring_in(outside, path, size)
-    return proto, content
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file. Raises: OSError; InputError for pipes and devices, which need not end."""
-    told = path.stat()
-    if not (stat.S_ISREG(told.st_mode) or stat.S_ISDIR(told.st_mode)):
-        raise InputError(f"{path} is a pipe or a device, no file")
-    return told.st_size
-
-
-def _bring_in(tensors: Sequence[Any], path: Path, size: int) -> None:
-    """Put weights that lie in files beside `path` into the tensors. Raises: InputError."""
-    folder = path.resolve().parent
-    for tensor in tensors:
-        told = {entry.key: entry.value for entry in tensor.external_data}
-        location = told.get("location", "")
-        file = (folder / location.replace("\0", "?")).resolve()
-        if not location or not file.is_relative_to(folder):
-            raise InputError(
-                f"{path}: the weights of {tensor.name!r} lie in {location!r}, outside the folder "
-                "of the file"
-            )
-        count = _bytes(tensor, str(path))
-        offset = _number(told.get("offset", "0"), f"{path}: offset of {tensor.name!r}")
-        length = _number(told.get("length", str(count)), f"{path}: length of {tensor.name!r}")
-        size += count
-        if size > MOST_BYTES:
-            raise InputError(f"{path} with its weights is larger than {MOST_BYTES} bytes")
-        if length != count:
-            raise InputError(
-                f"{path}: {tensor.name!r} of {list(tensor.dims)} takes {count} bytes, not {length}"
-            )
-        try:
-            _size(file)
-            with open(file, "rb") as opened:
-                opened.seek(offset)
-                content = opened.read(count)
-        except OSError as error:
-            raise InputError(f"cannot read {file}: {error.strerror or error}") from None
-        if len(content) != count:
-            raise InputError(
-                f"{file} is too short: {tensor.name!r} takes the bytes {offset} to {offset + count}"
-            )
-        tensor.raw_data = content
-        del tensor.external_data[:]
-        tensor.data_location = require().TensorProto.DEFAULT
-
-
-def _number(text: str, what: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,15}", text, re.ASCII):
-        raise InputError(f"{what} must be a whole number, not {text!r}")
-    return int(text)
-
-
-def parse(proto: Any, source: str) -> OnnxModel:
-    """Check a model and take it apart. Raises: InputError."""
+def parse(
+    proto: Any, source: str, numbers: Mapping[int, memoryview] | None = None
+) -> OnnxModel:  # fmt: skip
+    """Check a model and take it apart; `numbers` as in `file.OnnxFile`. Raises: InputError."""
+    numbers = numbers or {}
     graph = proto.graph
     if len(graph.node) > MOST_NODES:
         raise InputError(f"{source} has {len(graph.node)} nodes; the most is {MOST_NODES}")
@@ -175,9 +81,12 @@ def parse(proto: Any, source: str) -> OnnxModel:
         raise InputError(f"{source} has functions of its own, which are not known here")
     if graph.sparse_initializer:
         raise InputError(f"{source} has sparse weights, which are not known here")
-    constants = {tensor.name: array(tensor, source) for tensor in graph.initializer}
+    constants = {
+        tensor.name: array(tensor, source, numbers.get(at))
+        for at, tensor in enumerate(graph.initializer)
+    }
     _check_order(graph.node, {*constants, *(value.name for value in graph.input)}, source)
-    _check(proto, source)
+    _check(proto, source, numbers)
     ops = tuple(_op(node, source) for node in graph.node)
     users: dict[str, list[Op]] = {}
     for op in ops:
@@ -215,11 +124,15 @@ def _opset(proto: Any, source: str) -> int:
     return versions[0]
 
 
-def _check(proto: Any, source: str) -> None:
+def _check(proto: Any, source: str, numbers: Iterable[int]) -> None:
     """What the onnx package itself holds a model to. Raises: InputError."""
     onnx = require()
+    checked = onnx.ModelProto()
+    checked.CopyFrom(proto)
+    for at in numbers:  # which are not in it; `array` has compared them with the shape
+        checked.graph.initializer[at].dims[:] = [0]
     try:
-        onnx.checker.check_model(proto)
+        onnx.checker.check_model(checked)
     except Exception as error:
         told = " ".join(str(error).split())
         raise InputError(f"{source} is no valid ONNX model: {told[:300]}") from None
@@ -256,45 +169,6 @@ def _type(value: Any) -> str:
         return str(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
     except (KeyError, TypeError, ValueError):
         return "of unknown type"
-
-
-def _bytes(tensor: Any, source: str) -> int:
-    """Bytes that a tensor must have by its shape. Raises: InputError."""
-    onnx = require()
-    try:
-        kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    except (KeyError, TypeError, ValueError):
-        raise InputError(
-            f"{source}: {tensor.name!r} has an unknown element type {tensor.data_type}"
-        ) from None
-    if any(size < 0 for size in tensor.dims):
-        raise InputError(f"{source}: {tensor.name!r} has a negative size in {list(tensor.dims)}")
-    count = math.prod(tensor.dims) * kind.itemsize
-    if count > MOST_BYTES:
-        raise InputError(
-            f"{source}: {tensor.name!r} of {list(tensor.dims)} would take {count} bytes; the most "
-            f"is {MOST_BYTES}"
-        )
-    return count
-
-
-def array(tensor: Any, source: str) -> np.ndarray:
-    """The numbers of a tensor, if there are as many as its shape says. Raises: InputError."""
-    onnx = require()
-    count = _bytes(tensor, source)
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise InputError(f"{source}: {tensor.name!r} lies in another file")
-    if tensor.HasField("raw_data") and len(tensor.raw_data) != count:
-        raise InputError(
-            f"{source}: {tensor.name!r} of {list(tensor.dims)} takes {count} bytes, not "
-            f"{len(tensor.raw_data)}"
-        )
-    try:
-        numbers = onnx.numpy_helper.to_array(tensor)
-    except Exception as error:
-        told = " ".join(str(error).split())
-        raise InputError(f"{source}: {tensor.name!r} is damaged: {told[:200]}") from None
-    return numbers
 
 
 def _op(node: Any, source: str) -> Op:
