@@ -35,8 +35,8 @@ def toy_config(**changes):
 
 
 def toy_trainer(folder, splits=None, *, resumed=False, **changes):
-    """A trainer with a fresh or existing run folder."""
-    config = toy_config(**changes)
+    """A trainer with a fresh or existing run folder; frozen layers' outputs are kept beside it."""
+    config = toy_config(**{"cache_dir": str(folder.parent / "cache"), **changes})
     run = RunFolder(folder)
     if not folder.exists():
         run.create()
