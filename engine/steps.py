@@ -11,7 +11,6 @@ import functools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,11 +23,10 @@ from .data import Batch
 from .gpu import CudaDevice
 from .network import Network
 from .optim import Optimizer
-from .runner import LR, STEP, Feeds, Plan
+from .routes import Route, make_routes
+from .runner import LR, STEP, Plan
 
 LEAST_SCALE = 2.0**-14
-
-Copy = Callable[[], None]
 
 
 class StepError(Exception):
@@ -143,26 +141,8 @@ def _not_finite(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Route:
-    """How the feeds of one plan get in by way of one slot, and its results out.
-
-    A slot is memory for one step on its way: pinned on the host, and on the device, where feeds
-    wait until the step before is done with the plan's block.
-    """
-
-    feeds: Feeds
-    views: dict[str, np.ndarray]  # the arrays of the feeds, pinned on the host
-    results: list[np.ndarray]  # pinned: losses, logits, and loss scale and good steps if scaled
-    arrive: Copy  # the feeds, into the slot
-    enter: Copy  # from the slot into the plan's block
-    leave: tuple[Copy, ...]  # the same from the device, into `results`
-    arrived: Any  # event: the feeds are in the slot
-    done: Any  # event: the results are here, and the slot is free again
-
-
 class _Pending(NamedTuple):
-    route: _Route
+    route: Route
     batch: Batch
     inputs: dict[str, np.ndarray]
     epoch: int
@@ -174,9 +154,8 @@ class _Pending(NamedTuple):
 class QueuedSteps:
     """Steps on a GPU, handed over without waiting; each is one graph replay.
 
-    Forward, backward and update read all that changes from the plan's block of feeds. It arrives
-    by way of a slot: host → slot on the copy stream, while the step before runs, and slot → block
-    on the compute stream.
+    Forward, backward and update read all that changes from the plan's block of feeds, which is
+    filled by way of one of three slots (`routes.py`).
     """
 
     def __init__(self, network: Network, optimizer: Optimizer, seed: int) -> None:
@@ -195,25 +174,13 @@ class QueuedSteps:
         self._pending: deque[_Pending] = deque()
         self._read = 0.0  # when the latest outcome was
 
-    def _slot(self) -> dict[int, _Route]:
+    def _slot(self) -> dict[int, Route]:
         """Memory for one step, and the routes of all plans through it."""
-        gpu, plans = self.gpu, self.network.training
+        plans = self.network.training
         more = (self.scaling.scale, self.scaling.good) if self.scaling else ()
-        outputs = {n: (p.output("loss"), p.output("logits"), *more) for n, p in plans.items()}
-        size = max(plan.feeds.size for plan in plans.values())
-        host, device = gpu.pinned(size), self.device.empty((size,), "uint8")
-        pinned = gpu.pinned(max(sum(array.nbytes for array in told) for told in outputs.values()))
-        arrived, done = gpu.event(), gpu.event()
-        routes = {}
-        for batch, plan in plans.items():
-            mine, there = host[: plan.feeds.size], device[: plan.feeds.size]
-            results = _side_by_side(pinned, outputs[batch])
-            routes[batch] = _Route(
-                plan.feeds, plan.feeds.views_to_write(mine), results,
-                gpu.transfer(there, mine, gpu.copies), gpu.transfer(plan.block, there),
-                tuple(map(gpu.transfer, results, outputs[batch])), arrived, done,
-            )  # fmt: skip
-        return routes
+        results = {p: (p.output("loss"), p.output("logits"), *more) for p in plans.values()}
+        routes = make_routes(self.device, results)
+        return {batch: routes[plan] for batch, plan in plans.items()}
 
     def step_of(self, plan: Plan) -> Callable[[], None]:
         """Forward, backward and update of a plan on what lies in its block."""
@@ -241,21 +208,14 @@ class QueuedSteps:
 
         Raises: StepError when one of them had a loss that is not finite.
         """
-        begun, gpu = time.perf_counter(), self.gpu
+        begun = time.perf_counter()
         if self.scaling is not None and not self._pending:
             self._go_on_from(progress)
         known = [self._finish()] if len(self._pending) == len(self._slots) else []
         size, step = len(batch.labels), progress.step
         route, inputs = self._slots[step % len(self._slots)][size], batch.inputs
         route.feeds.write(route.views, inputs, seed=self.seed, step=step, lr=lr)
-        route.arrive()
-        route.arrived.record(gpu.copies)
-        gpu.compute.wait_event(route.arrived)
-        route.enter()
-        self._repeated[size]()
-        for leave in route.leave:
-            leave()
-        route.done.record(gpu.compute)
+        route.hand_over(self._repeated[size])
         self._pending.append(_Pending(route, batch, inputs, progress.epoch, step, lr, begun))
         while self._pending and self._pending[0].route.done.done:
             known.append(self._finish())
@@ -292,13 +252,3 @@ class QueuedSteps:
             self._pending.clear()
             raise _no_scale(told.step)
         return outcome
-
-
-def _side_by_side(block: np.ndarray, arrays: Iterable[Any]) -> list[np.ndarray]:
-    """Host arrays like `arrays`, one after another in `block`."""
-    found, start = [], 0
-    for array in arrays:
-        part = block[start : start + array.nbytes]
-        found.append(part.view(array.dtype).reshape(array.shape))
-        start += array.nbytes
-    return found
