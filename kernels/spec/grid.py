@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..errors import ShapeError
-from .contract import Array
+from .contract import ITEMSIZE, Array, address, dtype_name
 
 
 class Grid(NamedTuple):
@@ -60,6 +60,13 @@ def border(array: Array) -> tuple[int, int]:
     """(rows below, columns to the right) of the border of an NHWC array or graph's value."""
     lines, line, _ = grid(array)
     return lines - array.shape[1], line - array.shape[2]
+
+
+def start(array: Array) -> int:
+    """The byte where an array begins; of a graph's value, in the memory that it lies within."""
+    if getattr(array, "strides", None) is None:
+        return getattr(array, "channel", 0) * ITEMSIZE[dtype_name(array)]
+    return address(array)
 
 
 def positions(array: Array) -> int:

@@ -33,7 +33,7 @@ import triton.language as tl
 
 from .. import spec
 from ..spec.contract import ITEMSIZE, dtype_name
-from ..spec.grid import Grid, border, grid, positions
+from ..spec.grid import Grid, border, grid, positions, start
 from .conv_forward import tile_of_program
 from .launch import (
     LARGE,
@@ -218,7 +218,8 @@ def declined(function: str, arguments: Mapping[str, Any]) -> str | None:
     summed = {"conv2d": (c,), "conv2d_dgrad": (k,), "conv2d_wgrad": ()}[function]
     if any(count % LEAST for count in summed):
         return f"{summed[0]} channels are no multiple of {LEAST}"
-    if any(count * ITEMSIZE[dtype] % 16 for count in (c, *(grid(a).pitch for a in sources))):
+    pitches = (grid(a).pitch * ITEMSIZE[dtype] for a in sources)
+    if any(n % 16 for n in (c * ITEMSIZE[dtype], *pitches, *map(start, sources))):
         return f"pixels or taps do not start at multiples of 16 bytes ({c} channels of {dtype})"
     n = sources[0].shape[0]
     needed = (max(top, bottom) if n > 1 else 0, max(left, right))

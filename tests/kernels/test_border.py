@@ -82,6 +82,21 @@ def test_declined__says_why(shape, border, dtype, op, reason):
 
 
 @TRITON
+def test_declined__a_slice_that_starts_between_blocks():
+    """Channels 2 to 66 of 72 in float32: rows lie 288 bytes apart, but the first begins at 8."""
+    from cnnengine.kernels.triton import conv_halo
+
+    op, w = spec.Conv2d(precision="tf32"), told((32, 1, 1, 64), dtype="float32")
+    wide = np.zeros((2, 6, 6, 72), np.float32)
+    value = SimpleNamespace(**{**vars(told((2, 6, 6, 64), dtype="float32")), "pitch": 72})
+    for first, gathers in ((2, True), (4, False)):
+        value.channel = first
+        for x in (wide[..., first : first + 64], value):
+            reason = conv_halo.declined("conv2d", {"x": x, "w": w, "op": op})
+            assert ("do not start at multiples of 16 bytes" in str(reason)) == gathers
+
+
+@TRITON
 def test_declined__without_a_copy_engine():
     from cnnengine.kernels.triton import conv_halo, gpu
 
