@@ -46,7 +46,7 @@ class Wgrad(ctypes.Structure):
         *[(name, ctypes.c_int64) for name in ("groups", "filters", "x_pitch", "dy_pitch")],
         *[(name, ctypes.c_int64) for name in ("rows", "cols", "r", "s", "step_h", "step_w")],
         *[(name, ctypes.c_int64) for name in ("gap_h", "gap_w", "top", "left", "edge")],
-        *[(name, ctypes.c_int64) for name in ("block", "band", "band_images", "part_images")],
+        *[(name, ctypes.c_int64) for name in ("block", "band", "band_images", "part_bands")],
         *[(name, ctypes.c_int64) for name in ("parts", "splits", "part_floats")],
         *[(name, ctypes.c_int64) for name in ("scratch_floats", "chunks")],
     ]

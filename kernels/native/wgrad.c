@@ -1,8 +1,9 @@
 /* Weight gradients: outer products of dy and x, summed over pixels in register tiles.
 
-   A chunk is a run of images against some panels of filters, and has a partial sum of its own (its
-   images are one "part"). It walks over bands of rows that stay in the L1 cache with every tap and
-   channel; the last stage adds the parts in order and turns them into KRSC. */
+   A chunk is a run of bands (some rows of an image, of one image after the other) against some
+   panels of filters, and has a partial sum of its own (its bands are one "part"). A band stays in
+   the L1 cache with every tap and channel; the last stage adds the parts in order and turns them
+   into KRSC. */
 #include "pack.h"
 #include "tickets.h"
 #include "wgrad.h"
@@ -15,6 +16,7 @@ static const int64_t PITCH_OF_ALIASES = 64;  /* pixels farther apart crowd a few
 
 static int64_t blocks_of(const struct wgrad *p) { return ceil_div(p->channels, p->block); }
 static int64_t filter_panels(const struct wgrad *p) { return ceil_div(p->filters, PANEL); }
+static int64_t bands_of(const struct wgrad *p) { return ceil_div(p->rows, most(1, p->band)); }
 
 static struct band wgrad_band(const struct wgrad *p, int64_t rows, int64_t images) {
     struct band d = {.step = 1, .block = p->block, .first_col = -p->left};
@@ -43,18 +45,22 @@ void wgrad_plan(struct wgrad *p) {
     const int64_t taps = p->r * p->s * p->channels;
     p->part_floats = p->groups * panels * taps * PANEL;
     const int64_t x_floats = p->images * p->height * p->width * p->channels * p->groups;
-    int64_t cheapest = INT64_MAX; /* parts are written and read again; splits pack x anew */
+    const int64_t all = p->images * bands_of(p);
+    int64_t cheapest = INT64_MAX, busiest = 0;
     for (int64_t splits = 1; splits <= panels; splits++) {
-        const int64_t parts = most(1, least(p->images, ceil_div(LEAST_PARTS, splits * p->groups)));
+        const int64_t parts = most(1, least(all, ceil_div(LEAST_PARTS, splits * p->groups)));
+        const int64_t chunks = least(LEAST_PARTS, parts * splits * p->groups);
+        /* Parts are written and read again; splits pack x anew. */
         const int64_t cost = 2 * parts * p->part_floats + splits * x_floats;
-        if (cost >= cheapest) continue;
+        if (chunks < busiest || (chunks == busiest && cost >= cheapest)) continue;
+        busiest = chunks;
         cheapest = cost;
         p->splits = splits;
         p->parts = parts;
     }
-    p->part_images = most(1, ceil_div(p->images, p->parts));
-    p->parts = ceil_div(p->images, p->part_images);
-    p->band_images = least(p->band_images, p->part_images);
+    p->part_bands = most(1, ceil_div(all, p->parts));
+    p->parts = ceil_div(all, p->part_bands);
+    p->band_images = least(p->band_images, p->part_bands);
     p->splits = ceil_div(panels, ceil_div(panels, p->splits));
     p->chunks = p->parts * p->groups * p->splits;
     const struct band d = wgrad_band(p, p->band, p->band_images);
@@ -137,55 +143,54 @@ static void run_block(const struct wgrad *p, struct outer t, const struct band *
     }
 }
 
-static void run_images(const struct wgrad *p, int64_t chunk, float *scratch) {
+static void run_bands(const struct wgrad *p, int64_t chunk, float *scratch) {
     const int64_t split = chunk % p->splits, group = chunk / p->splits % p->groups;
     const int64_t part = chunk / p->splits / p->groups, panels = filter_panels(p);
     const int64_t each = ceil_div(panels, p->splits), taps = p->r * p->s;
-    const int64_t last = least(p->images, (part + 1) * p->part_images);
-    int64_t add = 0;
-    for (int64_t image = part * p->part_images; image < last; image += p->band_images) {
-        const int64_t images = least(p->band_images, last - image);
-        for (int64_t row = 0; row < p->rows; row += p->band, add = 1) {
-            const int64_t rows = least(p->band, p->rows - row);
-            const struct band d = wgrad_band(p, rows, images);
-            for (int64_t i = 0; i < images; i++) {
-                const float *x = p->x + (image + i) * p->height * p->width * p->x_pitch;
-                pack_band(&d, x + group * p->channels, p->height, p->width, p->x_pitch, p->channels,
-                          p->edge, row * p->step_h - p->top, scratch + i * d.image_pitch);
-            }
-            struct ahead ahead = {.x_lines = 0};
-            const int64_t next = row + p->band < p->rows ? image : image + p->band_images;
-            if (next < last) {
-                const int64_t panels_here = least(panels, (split + 1) * each) - split * each;
-                const int64_t tiles = panels_here * taps * ceil_div(p->channels, TILE);
-                ahead = look_ahead(p, group, next, least(p->band_images, last - next),
-                                   next == image ? row + p->band : 0, tiles);
-            }
-            float *packed_dy = scratch + round_up(blocks_of(p) * d.block_pitch + PANEL);
-            const float *dy = p->dy + (image * p->rows + row) * p->cols * p->dy_pitch;
-            for (int64_t panel = split * each; panel < least(panels, (split + 1) * each); panel++) {
-                const int64_t first = panel * PANEL, count = least(PANEL, p->filters - first);
-                const int64_t lanes = panel_lanes(count);
-                struct outer t = {
-                    .images = images,
-                    .rows = rows,
-                    .cols = p->cols,
-                    .x_image = d.image_pitch,
-                    .x_row = p->step_h * d.row_pitch,
-                    .x_step = p->step_w * d.block,
-                    .x_tap_row = p->gap_h * d.row_pitch,
-                    .add = add,
-                };
-                place_dy(p, dy + group * p->filters + first, count, &t, packed_dy);
-                float *sums = p->partial + part * p->part_floats +
-                              (group * panels + panel) * taps * p->channels * PANEL;
-                for (int64_t c = 0; c < p->channels; c += p->block) {
-                    const int64_t width = least(p->block, p->channels - c);
-                    t.x = scratch + c / p->block * d.block_pitch;
-                    t.sums = sums + c * taps * lanes;
-                    t.sums_tap_row = p->s * width * lanes;
-                    run_block(p, t, &d, width, lanes, &ahead);
-                }
+    const int64_t bands = bands_of(p), step = p->band_images;
+    const int64_t first_band = part * p->part_bands;
+    const int64_t last = least(p->images * bands, first_band + p->part_bands);
+    for (int64_t at = first_band; at < last; at += step) {
+        const int64_t image = at / bands, images = least(step, last - at);
+        const int64_t row = at % bands * p->band, rows = least(p->band, p->rows - row);
+        const struct band d = wgrad_band(p, rows, images);
+        for (int64_t i = 0; i < images; i++) {
+            const float *x = p->x + (image + i) * p->height * p->width * p->x_pitch;
+            pack_band(&d, x + group * p->channels, p->height, p->width, p->x_pitch, p->channels,
+                      p->edge, row * p->step_h - p->top, scratch + i * d.image_pitch);
+        }
+        struct ahead ahead = {.x_lines = 0};
+        const int64_t next = at + step;
+        if (next < last) {
+            const int64_t panels_here = least(panels, (split + 1) * each) - split * each;
+            const int64_t tiles = panels_here * taps * ceil_div(p->channels, TILE);
+            ahead = look_ahead(p, group, next / bands, least(step, last - next),
+                               next % bands * p->band, tiles);
+        }
+        float *packed_dy = scratch + round_up(blocks_of(p) * d.block_pitch + PANEL);
+        const float *dy = p->dy + (image * p->rows + row) * p->cols * p->dy_pitch;
+        for (int64_t panel = split * each; panel < least(panels, (split + 1) * each); panel++) {
+            const int64_t first = panel * PANEL, count = least(PANEL, p->filters - first);
+            const int64_t lanes = panel_lanes(count);
+            struct outer t = {
+                .images = images,
+                .rows = rows,
+                .cols = p->cols,
+                .x_image = d.image_pitch,
+                .x_row = p->step_h * d.row_pitch,
+                .x_step = p->step_w * d.block,
+                .x_tap_row = p->gap_h * d.row_pitch,
+                .add = at > first_band,
+            };
+            place_dy(p, dy + group * p->filters + first, count, &t, packed_dy);
+            float *sums = p->partial + part * p->part_floats +
+                          (group * panels + panel) * taps * p->channels * PANEL;
+            for (int64_t c = 0; c < p->channels; c += p->block) {
+                const int64_t width = least(p->block, p->channels - c);
+                t.x = scratch + c / p->block * d.block_pitch;
+                t.sums = sums + c * taps * lanes;
+                t.sums_tap_row = p->s * width * lanes;
+                run_block(p, t, &d, width, lanes, &ahead);
             }
         }
     }
@@ -210,9 +215,15 @@ static void sum_parts(const struct wgrad *p, int64_t unit) {
                 store(total[c] + f, sum);
             }
         }
-        for (int64_t f = 0; f < count; f++) {
-            float *to = p->out + ((group * p->filters + first + f) * taps + tap) * p->channels + c0;
-            for (int64_t c = 0; c < width; c++) to[c] = total[c][f];
+        const int64_t step = taps * p->channels; /* from filter to filter */
+        float *out = p->out + ((group * p->filters + first) * taps + tap) * p->channels + c0;
+        for (int64_t f = 0; f < count; f += LANES, out += LANES * step) {
+            int64_t c = 0;
+            for (; f + LANES <= count && c + LANES <= width; c += LANES)
+                transpose(total[c] + f, PANEL, out + c, step);
+            for (; c < width; c++)
+                for (int64_t i = 0; i < least(LANES, count - f); i++)
+                    out[i * step + c] = total[c][f + i];
         }
     }
 }
@@ -220,7 +231,7 @@ static void sum_parts(const struct wgrad *p, int64_t unit) {
 /* One thread's share of a call: chunks of images, then sums of the parts, while there are any. */
 void wgrad_run(const struct wgrad *p, struct tickets *shared, float *scratch) {
     for (int64_t i; (i = atomic_fetch_add(&shared->first, 1)) < p->chunks;) {
-        run_images(p, i, scratch);
+        run_bands(p, i, scratch);
         atomic_fetch_add(&shared->first_done, 1);
     }
     wait_for_first(shared, p->chunks);

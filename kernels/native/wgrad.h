@@ -17,7 +17,7 @@ struct wgrad {
     /* Set by wgrad_plan: */
     int64_t block;                        /* channels that stand together */
     int64_t band, band_images;            /* rows and images that stay in the L1 cache */
-    int64_t part_images, parts, splits;   /* images of a partial sum; how many; of the panels */
+    int64_t part_bands, parts, splits;    /* bands of a partial sum; how many; of the panels */
     int64_t part_floats, scratch_floats, chunks;
 };
 

@@ -222,6 +222,30 @@ def test_conv2d_wgrad__every_tile_width(variant):
             assert error(out, expected) < 1e-6, (channels, k)
 
 
+@built
+@pytest.mark.parametrize("variant", library.runnable())
+@pytest.mark.parametrize(
+    ("shape", "k", "holds"),
+    [
+        ((1, 50, 50, 20), 40, lambda p: p.parts > 4 and p.band < 50),
+        ((1, 10, 10, 70), 320, lambda p: p.splits > 4),
+        ((3, 40, 41, 17), 21, lambda p: p.parts > 3 and p.part_bands * p.band < 40),
+    ],
+    ids=["bands", "panels", "images"],
+)
+def test_conv2d_wgrad__few_images_are_cut_for_many_threads(variant, shape, k, holds):
+    from cnnengine.kernels.native import plan
+
+    x, dy = draw(*shape), draw(*shape[:3], k, seed=1)
+    weights = (k, 3, 3, shape[3])
+    problem = plan.wgrad(shape, weights, PAD, variant, 2).problems[0]
+    assert holds(problem), (problem.parts, problem.splits, problem.part_bands, problem.band)
+    out, expected = blank(*weights), np.empty(weights)
+    call("conv2d_wgrad", variant, x, dy, out, op=PAD)
+    reference.conv2d_wgrad(x.astype(float), dy.astype(float), expected, op=PAD)
+    assert error(out, expected) < 1e-6
+
+
 # What a plan can do with a shape: small images together in a chunk; bands of a large image;
 # few images against many filters, which read one packed input; weights that leave L2.
 PLANS = [
