@@ -1,4 +1,4 @@
-"""The fast CPU backend: float32 convolutions and batch norm in C.
+"""The fast CPU backend: float32 convolutions, batch norm and pools in C.
 
 `kernels/numpy` is its readable twin.
 """
@@ -46,7 +46,7 @@ def choose(function: str, arguments: Mapping[str, Any], variant: str | None = No
 
 def _file(function: str) -> Any:
     """The module that has a contract function, or None."""
-    from . import conv, norm
+    from . import conv, norm, pool
 
-    file = {"conv": conv, "norm": norm}.get(spec.CONTRACTS[function].module)  # type: ignore[attr-defined]
+    file = {"conv": conv, "norm": norm, "pool": pool}.get(spec.CONTRACTS[function].module)  # type: ignore[attr-defined]
     return file if hasattr(file, function) else None

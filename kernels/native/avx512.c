@@ -3,4 +3,5 @@
 #include "correlate.c"
 #include "norm.c"
 #include "pool.c"
+#include "unpool.c"
 #include "wgrad.c"

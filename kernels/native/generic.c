@@ -7,6 +7,7 @@
 #include "correlate.c"
 #include "norm.c"
 #include "pool.c"
+#include "unpool.c"
 #include "wgrad.c"
 
 /* The widest variant that this processor and its system run: 2 avx512, 1 avx2, 0 generic. */

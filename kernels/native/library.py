@@ -14,6 +14,7 @@ from pathlib import Path
 from ..errors import BackendError
 
 VARIANTS = ("generic", "avx2", "avx512")  # from narrow to wide, as `widest` counts them
+LANES = {"generic": 4, "avx2": 8, "avx512": 16}  # floats in a vector
 
 
 class Correlate(ctypes.Structure):
@@ -53,13 +54,25 @@ class Wgrad(ctypes.Structure):
 
 
 class Unpool(ctypes.Structure):
-    """`struct unpool` of pool.c, field by field."""
+    """`struct unpool` of unpool.c, field by field."""
 
     _fields_ = [
         *[(name, ctypes.c_void_p) for name in ("dy", "code", "out", "db")],
         *[(name, ctypes.c_int64) for name in ("images", "rows", "cols", "channels")],
         *[(name, ctypes.c_int64) for name in ("dy_pitch", "out_pitch")],
         *[(name, ctypes.c_int64) for name in ("images_per_chunk", "chunks")],
+    ]
+
+
+class Pool(ctypes.Structure):
+    """`struct pool` of pool.c, field by field."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("x", "code", "out")],
+        *[(name, ctypes.c_void_p) for name in ("row_asks", "col_asks", "row_first", "col_first")],
+        *[(name, ctypes.c_int64) for name in ("images", "x_rows", "x_cols", "rows", "cols")],
+        *[(name, ctypes.c_int64) for name in ("channels", "x_pitch", "out_pitch", "kind")],
+        *[(name, ctypes.c_int64) for name in ("rows_per_chunk", "chunks")],
     ]
 
 
@@ -91,7 +104,7 @@ def open_library(variant: str) -> ctypes.CDLL:
         raise BackendError(f"backend native: no library for {variant}; built: {built()}")
     library = ctypes.CDLL(str(file))
     pointer = ctypes.c_void_p
-    for kernel in ("correlate", "wgrad", "unpool", "norm"):
+    for kernel in ("correlate", "wgrad", "unpool", "norm", "pool"):
         make, run = getattr(library, f"{kernel}_plan"), getattr(library, f"{kernel}_run")
         make.argtypes, make.restype = [pointer], None  # the problem, to complete
         run.argtypes, run.restype = [pointer] * 3, None  # the problem, tickets, a thread's scratch
@@ -110,3 +123,9 @@ def runnable() -> tuple[str, ...]:
         return ()
     widest = open_library("generic").widest()
     return tuple(v for v in built() if VARIANTS.index(v) <= widest)
+
+
+def filled(channels: int) -> str:
+    """The widest variant whose vectors `channels` fill, else the narrowest, of those that run."""
+    fitting = [variant for variant in runnable() if LANES[variant] <= channels]
+    return fitting[-1] if fitting else runnable()[0]

@@ -3,6 +3,7 @@
    Statistics: each chunk sums around its own mean, while it is in cache; the caller joins the chunks
    (Chan, Golub & LeVeque 1983), so memory is read once and a mean far from zero costs no digits.
    Every sum runs over the pixels of a chunk in order. */
+#include "channels.h"
 #include "simd.h"
 #include "tickets.h"
 
@@ -18,7 +19,6 @@ struct norm {
 };
 
 enum { STATISTICS, NORMALISE, GRADIENTS, SPREAD };
-enum { WIDE = 4 }; /* vectors that are summed side by side, so that additions need not wait */
 
 static const int64_t CHUNK = 64 << 10; /* floats of one array in a chunk */
 
@@ -27,19 +27,6 @@ void norm_plan(struct norm *p) {
     p->pixels_per_chunk = most(1, CHUNK / most(1, p->channels));
     p->chunks = ceil_div(p->pixels, p->pixels_per_chunk);
 }
-
-/* Call function(…, first channel, vectors, floats in a vector) for blocks that cover all channels.
-   The last may overlap the one before: it computes the same again. */
-#define FOR_CHANNELS(function, p, ...)                                                       \
-    do {                                                                                     \
-        const int64_t all = (p)->channels;                                                   \
-        int64_t c = 0;                                                                       \
-        for (; c + WIDE * LANES <= all; c += WIDE * LANES)                                   \
-            function(p, __VA_ARGS__, c, WIDE, LANES);                                        \
-        for (; c + LANES <= all; c += LANES) function(p, __VA_ARGS__, c, 1, LANES);          \
-        if (c < all && all >= LANES) function(p, __VA_ARGS__, all - LANES, 1, LANES);        \
-        else if (c < all) function(p, __VA_ARGS__, 0, 1, all);                               \
-    } while (0)
 
 /* sums[0] = the mean of pixels from … to - 1, sums[1] = the sum of squares around it. */
 INLINE void statistics(const struct norm *p, int64_t from, int64_t to, float *sums, int64_t c,

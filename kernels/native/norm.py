@@ -24,7 +24,6 @@ from . import library, plan
 from .plan import MOST_ELEMENTS, address
 
 STATISTICS, NORMALISE, GRADIENTS, SPREAD = range(4)  # stages of norm.c
-LANES = {"generic": 4, "avx2": 8, "avx512": 16}  # floats in a vector
 
 
 def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
@@ -45,9 +44,7 @@ def choose(function: str, arguments: Mapping[str, Any], variant: str | None = No
     if (reason := supports(function, arguments)) is not None:
         raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
     *pixels, channels = arguments["x"].shape
-    if variant is None:  # the widest whose vectors the channels fill
-        fitting = [v for v in library.runnable() if LANES[v] <= channels]
-        variant = (fitting or library.runnable())[-1 if fitting else 0]
+    variant = variant or library.filled(channels)
     workers = get_threads()
     sums = function != "batch_norm_inference"
     made = _plan(math.prod(pixels), channels, sums, variant, workers)

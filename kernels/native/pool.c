@@ -1,76 +1,168 @@
-/* The gradient of the fused ReLU and 2x2 max pool: dy where its code points, 0 elsewhere. */
+/* Max and average pools and their gradients: every pixel of out asks the pixels of its windows.
+
+   Whom it asks stands in two lists: pixel (i, j) asks every x pixel whose row is in row i's list and
+   whose column is in column j's, in that order. Forward they are the taps of one window, padding
+   left out; in a gradient, where x is dy, the windows that the pixel lies in. So each pixel of out
+   is written once, from registers, and what it adds has a fixed order. */
+#include "channels.h"
 #include "simd.h"
 #include "tickets.h"
 
-/* kernels/native/library.py mirrors this field by field. */
-struct unpool {
-    const float *dy;
-    const int8_t *code;
-    float *out, *db; /* db: [chunks, channels], or NULL */
-    int64_t images, rows, cols, channels; /* of out */
-    int64_t dy_pitch, out_pitch;
-    int64_t images_per_chunk, chunks; /* set by unpool_plan */
+/* kernels/native/pool.py has a dtype for it. */
+struct ask {
+    int32_t at, tap; /* row or column of x; its part of the tap's number */
+    float share;     /* what a value counts: 1 / rows or columns in its window */
 };
 
-static const int64_t CHUNK_PIXELS = 32 << 10; /* floats of out that a chunk writes, or one image */
+/* kernels/native/library.py mirrors this field by field. */
+struct pool {
+    const float *x;
+    int8_t *code; /* of a max pool: tap of each maximum, or NULL; its gradient reads it */
+    float *out;
+    const struct ask *row_asks, *col_asks;
+    const int64_t *row_first, *col_first; /* [rows + 1] and [cols + 1]: where each list begins */
+    int64_t images, x_rows, x_cols, rows, cols, channels;
+    int64_t x_pitch, out_pitch, kind;
+    int64_t rows_per_chunk, chunks; /* set by pool_plan */
+};
+
+enum { MAXIMUM, MAXIMUM_GRADIENT, AVERAGE };
+
+static const int64_t CHUNK_VALUES = 32 << 10; /* values of x that a chunk asks for */
 
 /* Choose chunks from the shape alone. */
-void unpool_plan(struct unpool *p) {
-    const int64_t image = p->rows * p->cols * p->channels;
-    p->images_per_chunk = most(1, CHUNK_PIXELS / most(1, image));
-    p->chunks = ceil_div(p->images, p->images_per_chunk);
+void pool_plan(struct pool *p) {
+    const int64_t asked = p->row_first[p->rows] * p->col_first[p->cols] * p->channels;
+    p->rows_per_chunk = most(1, CHUNK_VALUES / most(1, asked / most(1, p->rows)));
+    p->chunks = ceil_div(p->images * p->rows, p->rows_per_chunk);
 }
 
-INLINE vi load_code(const int8_t *p, int64_t count) {
-    vb code = {0};
-    if (count >= LANES) code = *(const vb_anywhere *)p;
-    else memcpy(&code, p, (size_t)count);
-    return __builtin_convertvector(code, vi);
+/* Whom one pixel of out asks. */
+struct window {
+    const struct ask *row, *row_end, *col, *col_end;
+    int64_t x_line, out; /* first row of x's image among all; pixel of out */
+    vf sum;              /* of all that a max pool has seen: NaN if any of it was */
+};
+
+INLINE int64_t x_pixel(const struct pool *p, const struct window *w, const struct ask *row) {
+    return (w->x_line + row->at) * p->x_cols;
 }
 
-static void zero_run(const struct unpool *p, int64_t pixel, int64_t count) {
-    for (int64_t i = pixel; i < pixel + count; i++)
-        memset(p->out + i * p->out_pitch, 0, (size_t)p->channels * 4);
-}
-
-static void unpool_image(const struct unpool *p, int64_t image, float *db) {
-    const int64_t half_rows = p->rows / 2, half_cols = p->cols / 2;
-    for (int64_t i = 0; i < half_rows; i++) {
-        const int64_t top = (image * p->rows + 2 * i) * p->cols;
-        for (int64_t j = 0; j < half_cols; j++) {
-            const int64_t from = (image * half_rows + i) * half_cols + j;
-            for (int64_t c = 0; c < p->channels; c += LANES) {
-                const int64_t left = p->channels - c;
-                const float *at = p->dy + from * p->dy_pitch + c;
-                const vf dy = load_part(at, left);
-                const vi code = load_code(p->code + from * p->channels + c, left);
-                float *to = p->out + (top + 2 * j) * p->out_pitch + c;
-                for (int32_t k = 0; k < 4; k++) {
-                    float *place = to + (k / 2 * p->cols + k % 2) * p->out_pitch;
-                    store_part(place, keep(code == k, dy), left);
-                }
-                if (db) {
-                    const vf sum = load_part(db + c, left);
-                    store_part(db + c, sum + keep(code < 4, dy), left);
-                }
+/* The first maximum. Only if `careful` does a NaN win, the first one, which nothing beats. */
+INLINE void maximum(const struct pool *p, struct window *w, const int coded, const int careful,
+                    int64_t c, const int vectors, const int64_t count) {
+    vf best[WIDE], sum[WIDE] = {{0}};
+    vi where[WIDE];
+    UNROLL(4)
+    for (int i = 0; i < vectors; i++) {
+        best[i] = splat(-__builtin_inff());
+        where[i] = (vi){0} + (w->row->tap + w->col->tap);
+    }
+    for (const struct ask *row = w->row; row < w->row_end; row++) {
+        const float *line = p->x + x_pixel(p, w, row) * p->x_pitch + c;
+        for (const struct ask *col = w->col; col < w->col_end; col++) {
+            const float *x = line + col->at * p->x_pitch;
+            const int32_t tap = row->tap + col->tap;
+            UNROLL(4)
+            for (int i = 0; i < vectors; i++) {
+                const vf v = load_part(x + i * LANES, count);
+                const vi wins = careful ? ~(v <= best[i]) & (best[i] == best[i]) : v > best[i];
+                best[i] = blend(wins, v, best[i]);
+                if (coded) where[i] = (wins & tap) | (where[i] & ~wins);
+                if (!careful) sum[i] += v;
             }
         }
-        if (p->cols % 2) {
-            zero_run(p, top + p->cols - 1, 1);
-            zero_run(p, top + 2 * p->cols - 1, 1);
+    }
+    UNROLL(4)
+    for (int i = 0; i < vectors; i++) {
+        store_part(p->out + w->out * p->out_pitch + c + i * LANES, best[i], count);
+        if (coded) store_code(p->code + w->out * p->channels + c + i * LANES, where[i], count);
+        if (!careful) w->sum += sum[i];
+    }
+}
+
+/* The sum of dy over the windows whose code names this pixel. */
+INLINE void maximum_gradient(const struct pool *p, const struct window *w, int64_t c,
+                             const int vectors, const int64_t count) {
+    vf total[WIDE] = {{0}};
+    for (const struct ask *row = w->row; row < w->row_end; row++) {
+        const int64_t line = x_pixel(p, w, row);
+        for (const struct ask *col = w->col; col < w->col_end; col++) {
+            const float *dy = p->x + (line + col->at) * p->x_pitch + c;
+            const int8_t *code = p->code + (line + col->at) * p->channels + c;
+            const int32_t tap = row->tap + col->tap;
+            UNROLL(4)
+            for (int i = 0; i < vectors; i++) {
+                const vi named = load_code(code + i * LANES, count) == tap;
+                total[i] += keep(named, load_part(dy + i * LANES, count));
+            }
         }
     }
-    if (p->rows % 2) zero_run(p, (image * p->rows + p->rows - 1) * p->cols, p->cols);
+    UNROLL(4)
+    for (int i = 0; i < vectors; i++)
+        store_part(p->out + w->out * p->out_pitch + c + i * LANES, total[i], count);
+}
+
+/* The sum of what each value shares, first along the rows. */
+INLINE void average(const struct pool *p, const struct window *w, int64_t c, const int vectors,
+                    const int64_t count) {
+    vf total[WIDE] = {{0}};
+    for (const struct ask *row = w->row; row < w->row_end; row++) {
+        const float *line = p->x + x_pixel(p, w, row) * p->x_pitch + c;
+        vf part[WIDE] = {{0}};
+        for (const struct ask *col = w->col; col < w->col_end; col++) {
+            const float *x = line + col->at * p->x_pitch;
+            UNROLL(4)
+            for (int i = 0; i < vectors; i++)
+                part[i] += load_part(x + i * LANES, count) * col->share;
+        }
+        UNROLL(4)
+        for (int i = 0; i < vectors; i++) total[i] += part[i] * row->share;
+    }
+    UNROLL(4)
+    for (int i = 0; i < vectors; i++)
+        store_part(p->out + w->out * p->out_pitch + c + i * LANES, total[i], count);
+}
+
+INLINE void pool_line(const struct pool *p, struct window *w, int64_t line, const int kind,
+                      const int coded, const int careful) {
+    for (int64_t col = 0; col < p->cols; col++) {
+        w->col = p->col_asks + p->col_first[col];
+        w->col_end = p->col_asks + p->col_first[col + 1];
+        w->out = line * p->cols + col;
+        if (kind == MAXIMUM) FOR_CHANNELS(maximum, p, w, coded, careful);
+        else if (kind == MAXIMUM_GRADIENT) FOR_CHANNELS(maximum_gradient, p, w);
+        else FOR_CHANNELS(average, p, w);
+    }
+}
+
+static int has_nan(vf v) {
+    const vi wrong = v != v;
+    int32_t any = 0;
+    for (int i = 0; i < LANES; i++) any |= wrong[i];
+    return any != 0;
+}
+
+/* Row `line` of out, counted through all images. */
+static void pool_row(const struct pool *p, int64_t line) {
+    const int64_t image = line / p->rows, row = line % p->rows;
+    struct window w = {.row = p->row_asks + p->row_first[row],
+                       .row_end = p->row_asks + p->row_first[row + 1],
+                       .x_line = image * p->x_rows};
+    if (p->kind == AVERAGE) pool_line(p, &w, line, AVERAGE, 0, 0);
+    else if (p->kind == MAXIMUM_GRADIENT) pool_line(p, &w, line, MAXIMUM_GRADIENT, 0, 0);
+    else if (p->code) pool_line(p, &w, line, MAXIMUM, 1, 0);
+    else pool_line(p, &w, line, MAXIMUM, 0, 0);
+    if (p->kind != MAXIMUM || !has_nan(w.sum)) return;
+    if (p->code) pool_line(p, &w, line, MAXIMUM, 1, 1);
+    else pool_line(p, &w, line, MAXIMUM, 0, 1);
 }
 
 /* One thread's share of a call. */
-void unpool_run(const struct unpool *p, struct tickets *shared, float *scratch) {
+void pool_run(const struct pool *p, struct tickets *shared, float *scratch) {
     (void)scratch;
     for (int64_t i; (i = atomic_fetch_add(&shared->first, 1)) < p->chunks;) {
-        float *db = p->db ? p->db + i * p->channels : NULL;
-        if (db) memset(db, 0, (size_t)p->channels * 4);
-        const int64_t end = least(p->images, (i + 1) * p->images_per_chunk);
-        for (int64_t image = i * p->images_per_chunk; image < end; image++)
-            unpool_image(p, image, db);
+        const int64_t end = least(p->images * p->rows, (i + 1) * p->rows_per_chunk);
+        for (int64_t line = i * p->rows_per_chunk; line < end; line++) pool_row(p, line);
     }
 }

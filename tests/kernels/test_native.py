@@ -59,7 +59,8 @@ def c_fields(file: str, name: str) -> list[str]:
     text = re.sub(r"/\*.*?\*/", "", (SOURCES / file).read_text(), flags=re.S)
     match = re.search(rf"struct {name} {{(.*?)}};", text, re.S)
     assert match is not None
-    members = [line.split()[1:] for line in match[1].replace("const ", "").split(";")]
+    plain = match[1].replace("const ", "").replace("struct ", "")
+    members = [line.split()[1:] for line in plain.split(";")]
     return re.findall(r"\w+", " ".join(" ".join(m) for m in members))
 
 
@@ -68,7 +69,8 @@ def c_fields(file: str, name: str) -> list[str]:
     [
         ("correlate.h", "correlate", library.Correlate),
         ("wgrad.h", "wgrad", library.Wgrad),
-        ("pool.c", "unpool", library.Unpool),
+        ("pool.c", "pool", library.Pool),
+        ("unpool.c", "unpool", library.Unpool),
         ("norm.c", "norm", library.Norm),
     ],
 )
