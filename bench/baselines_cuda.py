@@ -35,6 +35,7 @@ from .baselines import (
     to_host,
 )
 from .gpu import Replay
+from .torch_terms import same_terms
 from .work import Work
 
 Given = dict[str, torch.Tensor]
@@ -52,15 +53,6 @@ class CudaWay:
 
 
 @contextlib.contextmanager
-def settings(work: Work) -> Iterator[None]:
-    """cuDNN's search on, TF32 as the work says; as before afterwards."""
-    tf32 = work.precision == "tf32"
-    with torch.backends.cudnn.flags(
-        enabled=True, benchmark=True, deterministic=False, allow_tf32=tf32
-    ):
-        yield
-
-
 def release() -> None:
     """Give back what torch keeps of tensors that are gone: nobody else can ask it for that."""
     torch.cuda.empty_cache()
@@ -87,12 +79,8 @@ def product(kind: str, size: int, place: str = "cuda") -> Iterator[Call]:
     """A large matrix product of a type by torch, which is by cuBLAS; "tf32x3": in full float32."""
     half = {"float16": torch.float16, "bfloat16": torch.bfloat16}.get(kind, torch.float32)
     a, b = (torch.randn(size, size, device=place).to(half) for _ in range(2))
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = kind == "tf32"
-    try:
+    with same_terms(kind):
         yield lambda: a @ b
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def float64(work: Work, place: str = "cuda") -> np.ndarray:

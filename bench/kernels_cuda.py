@@ -21,7 +21,7 @@ def measure_work(
     """The row of one pass; as `kernels.measure_work`, with launch times, clocks and power."""
     release()  # what the rows before have left: both sides find the same room
     if against:
-        from . import baselines_cuda
+        from . import baselines_cuda, torch_terms
 
         baselines_cuda.release()
     gpu: Any = device.gpu  # type: ignore[attr-defined]
@@ -32,7 +32,7 @@ def measure_work(
         rings, results, declined = _ours(work, device, timer, count)
         ours = [ring.name for ring in rings]
         if against:
-            stack.enter_context(baselines_cuda.settings(work))
+            stack.enter_context(torch_terms.same_terms(work.precision))
             stream = stack.enter_context(baselines_cuda.on_stream(gpu.compute.ptr, gpu.index))
             ways, told = baselines_cuda.cuda_ways(work, count, compiled=compiled)
             declined += told
@@ -42,6 +42,8 @@ def measure_work(
                 rings.append(Ring(way.name, way.calls, capture))
         checks = works.check(work, results, baselines_cuda.float64 if against else float64)
         row = row_of(work, checks, declined)
+        if against:
+            row["torch_terms"] = torch_terms.terms(work.precision)
         if not all(told.ok for told in checks.values()):
             return row
         watch = nvml.Watch(gpu.bus())

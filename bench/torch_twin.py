@@ -202,7 +202,7 @@ class TorchTwin:
 
     def to_ours(self, name: str, tensor: torch.Tensor) -> np.ndarray:
         """A parameter of torch, or its gradient, in our layout."""
-        array = tensor.detach().numpy()
+        array = tensor.detach().cpu().numpy()
         if name in self._dense_orders:
             h, w, c = self._dense_orders[name]
             array = array.reshape(len(array), c, h, w).transpose(0, 2, 3, 1)
@@ -210,8 +210,9 @@ class TorchTwin:
         return np.array(array.transpose(0, 2, 3, 1) if array.ndim == 4 else array, order="C")
 
     def images(self, x: np.ndarray) -> torch.Tensor:
-        """Images [N,H,W,C] as the module takes them: [N,C,H,W] in its type and memory format."""
-        return self._formatted(torch.from_numpy(x).permute(0, 3, 1, 2))
+        """Images [N,H,W,C] as the module takes them: [N,C,H,W] in its type, format and place."""
+        place = next(self.module.parameters()).device
+        return self._formatted(torch.from_numpy(x).to(place).permute(0, 3, 1, 2))
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """Our name → the module's parameter, in the order of the graph."""
@@ -251,7 +252,7 @@ class TorchTwin:
     def logits(self, x: np.ndarray) -> np.ndarray:
         """[N, classes] for images [N,H,W,C]."""
         with torch.no_grad():
-            return self.heads(self.images(x))[0].numpy()
+            return self.heads(self.images(x))[0].cpu().numpy()
 
     def heads(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The logits, then those of the auxiliary heads (training); `x` from `images`."""
@@ -279,13 +280,15 @@ class TorchTwin:
         The gradients are those of the mean loss, auxiliary heads included.
         """
         wanted = {n: p for n, p in self.parameters().items() if p.requires_grad}
-        losses, total = self._losses(self.images(x), torch.from_numpy(labels.astype(np.int64)))
+        images = self.images(x)
+        told = torch.from_numpy(labels.astype(np.int64)).to(images.device)
+        losses, total = self._losses(images, told)
         found = torch.autograd.grad(total.mean(), list(wanted.values()))
         gradients = {
             name: self.to_ours(name, gradient)
             for name, gradient in zip(wanted, found, strict=True)
         }  # fmt: skip
-        return losses.detach().numpy(), gradients
+        return losses.detach().cpu().numpy(), gradients
 
 
 def _torch_shape(shape: tuple[Any, ...]) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ import simulated_cuda
 from cnnengine.bench import (
     acceptance,
     gpu,
+    host_time,
     kernels,
     kernels_cuda,
     machine,
@@ -290,6 +291,49 @@ def test_network__times_what_lies_on_the_gpu(simulated):
     assert simulated.log.count("replay") >= 3
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_host_time__is_of_handing_over_alone(simulated, precision):
+    """The steps go on, no result is waited for, and a batch that lies there is written once."""
+    setting = network.make_setting("lenet", 2, precision)
+    device = open_device("cuda")
+    with device.session():
+        side = network.OurSide(setting, device, ("train",))
+        side.train(), side.train()
+    steps, moved = side.progress.step, simulated.moved["host to device"]
+    told = host_time.host_time(side)
+    assert 0 < told["host_seconds"] < 1
+    assert 0 <= told["host_batch_seconds"] < 1
+    made = side.progress.step - steps
+    assert made == device.slots * (host_time.WRITTEN + host_time.BARE)
+    assert simulated.moved["host to device"] - moved >= made * setting.x.nbytes // 2
+    with device.session():
+        assert np.isfinite(side.train())
+
+
+def test_host_time__leaves_the_batch_in_the_slots(simulated):
+    sides = []
+    for rounds in (host_time.WRITTEN + host_time.BARE, 0):
+        device = open_device("cuda")
+        with device.session():
+            side = network.OurSide(network.make_setting("lenet", 2), device, ("train",))
+        if rounds:
+            host_time.host_time(side)
+        with device.session():
+            for _ in range(0 if rounds else side.device.slots * 13):
+                side.train()
+            sides.append(side.networks["train"].parameters.state_dict())
+    assert all(np.array_equal(sides[0][name], sides[1][name]) for name in sides[0])
+
+
+def test_network__tells_the_hosts_time_apart(simulated, bench_json):
+    wanted = ("--device", "cuda", "--batch", "2", "--against", "none", "--repeats", "2")
+    code, told, err = bench_json("network", "--arch", "lenet", *wanted)
+    assert code == 0, err
+    train, infer = told["rows"]
+    assert train["host_seconds"] > 0
+    assert "host_seconds" not in infer
+
+
 def test_bench__kernels_on_a_gpu(simulated, torch_on_host, bench_json):
     simulated.module.cuda.get_elapsed_time = lambda a, b: 4.0  # torch's work is not the device's
     arguments = ("--suite", "odd", "--layers", "2", "--passes", "wgrad", "--batch", "1")
@@ -405,15 +449,29 @@ def test_describe_gpu__names_it(simulated):
     assert told["driver_cuda"] == 12080
 
 
-def test_settings__tf32_is_the_same_on_both_sides(torch):
-    from cnnengine.bench import baselines_cuda
+@pytest.mark.parametrize(
+    ("precision", "word"),
+    [("fp32", "ieee"), ("tf32x3", "ieee"), ("tf32", "tf32"), ("bf16", "ieee")],
+)
+def test_same_terms__both_of_torchs_settings_agree(torch, precision, word):
+    """torch 2.13 raises where `allow_tf32` is read and disagrees with `fp32_precision`."""
+    from cnnengine.bench.torch_terms import same_terms, terms
 
-    before = torch.backends.cudnn.allow_tf32
-    for precision, expected in (("fp32", False), ("tf32x3", False), ("tf32", True)):
-        with baselines_cuda.settings(work.make(LAYER, "forward", 1, precision)):
-            assert torch.backends.cudnn.allow_tf32 is expected
-            assert torch.backends.cudnn.benchmark
-    assert torch.backends.cudnn.allow_tf32 is before
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+
+    def old():
+        return matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+
+    before = old()
+    with same_terms(precision):
+        assert old() == (word == "tf32", word == "tf32", True)
+        if hasattr(cudnn, "fp32_precision"):
+            new = (matmul, cudnn, cudnn.conv)
+            assert [place.fp32_precision for place in new] == [word] * 3
+    assert old() == before
+    told = terms(precision)
+    assert (told["matmul"], told["conv"], told["cudnn_benchmark"]) == (word, word, True)
+    assert {"bf16_reduced_sums", "fp16_reduced_sums"} <= set(told)
 
 
 def test_cuda_ways__what_fails_is_told(torch_on_host, monkeypatch, torch):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -124,6 +126,27 @@ def test_check__float64_judges_where_the_two_sides_disagree(torch, monkeypatch, 
     assert checked["reference"].startswith("our float64 (numpy), torch float32 is")
 
 
+@pytest.mark.parametrize(("torchs", "ours", "passes"), [(1e-4, 3e-5, True), (0, 3e-5, False)])
+def test_check__float64_judges_logits_too(torch, monkeypatch, torchs, ours, passes):
+    """Rounding grows in a batch norm over few pixels: Inception v3 at batch 2, on both sides."""
+    from cnnengine.bench import torch_side
+
+    exact, mine = torch_side.torch_answers, network.our_answers
+
+    def shifted(answers, share):
+        return {**answers, "logits": (1 + share) * answers["logits"]}
+
+    monkeypatch.setattr(torch_side, "torch_answers", lambda *given: shifted(exact(*given), torchs))
+    monkeypatch.setattr(
+        network, "our_answers",
+        lambda side, modes: shifted(
+            mine(side, modes), ours * (side.setting.description.precision == "fp32")
+        ),
+    )  # fmt: skip
+    side = network.OurSide(network.make_setting("lenet", 2), open_device("cpu"), ("train",))
+    assert bool(network.check(side, ("train",), against=True)["failed"]) != passes
+
+
 def _shifted(answers, share):
     """The answers, one gradient of them off by a share of itself."""
     return {**answers, "gradient of conv1/w": (1 + share) * answers["gradient of conv1/w"]}
@@ -164,6 +187,72 @@ def test_torch_side__trains_alike_in_both_memory_formats(torch):
         losses[way] = [side.train() for _ in range(3)]
     assert losses["contiguous"] == pytest.approx(losses["channels_last"], rel=1e-5)
     assert losses["contiguous"][2] < losses["contiguous"][0]
+
+
+class NoGraph:
+    """A graph that replays nothing."""
+
+    replay = staticmethod(lambda: None)
+
+
+@pytest.fixture
+def graph_way(torch, monkeypatch):
+    """The way "graph" on a machine without a GPU."""
+    from cnnengine.bench import torch_side
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda: stream)
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda given: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", NoGraph)
+    monkeypatch.setattr(torch_side, "WAYS", {"cpu": ("channels_last", "graph")})
+    return torch
+
+
+@pytest.mark.parametrize("mode", ["train", "infer"])
+def test_torch_ways__a_graph_is_a_way_and_must_do_its_work(graph_way, mode):
+    from cnnengine.bench.torch_side import torch_ways
+
+    setting = network.make_setting("lenet", 2)
+    found = torch_ways(setting, mode, compiled=False, note=print)
+    assert [way.name for way in found.candidates] == ["torch channels_last", "torch graph"]
+    stale = ["torch graph: a step leaves parameters as they are"]
+    assert found.wrong == (stale if mode == "train" else [])
+    assert found.declined == []
+
+
+def test_torch_ways__what_cannot_be_captured_is_told(graph_way, monkeypatch):
+    from cnnengine.bench.torch_side import torch_ways
+
+    def refuse(given):
+        raise RuntimeError("operation not permitted when stream is capturing\nlong story")
+
+    monkeypatch.setattr(graph_way.cuda, "graph", refuse)
+    told = []
+    found = torch_ways(network.make_setting("lenet", 2), "train", compiled=False, note=told.append)
+    assert [way.name for way in found.candidates] == ["torch channels_last"]
+    (line,) = found.declined
+    assert line == told[0]
+    assert line.startswith("torch graph: no figure: RuntimeError: operation not permitted")
+    assert "long story" not in line
+
+
+def test_torch_answers__are_float32_whatever_ours_computes_in(torch):
+    from cnnengine.bench.torch_side import torch_answers
+
+    plain, mixed = (
+        torch_answers(network.make_setting("lenet", 2, p), network.MODES) for p in ("fp32", "bf16")
+    )
+    assert all(np.array_equal(plain[name], mixed[name]) for name in plain)
+
+
+def test_ratios__tell_every_way_apart():
+    times = {"cnnengine": 2.0, "torch contiguous": 5.0, "torch channels_last": 4.0}
+    row = {"ours": 2.0, "candidates": {name: {"median": t} for name, t in times.items()}}
+    assert network.ratios(row) == {"eager": 2.0}
+    row["candidates"] |= {"torch compile": {"median": 1.0}, "torch graph": {"median": 3.0}}
+    assert network.ratios(row) == {"eager": 2.0, "graph": 1.5, "compile": 0.5}
 
 
 def test_compare__noise_of_a_gradient_that_is_nothing_passes():
