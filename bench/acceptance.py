@@ -3,11 +3,14 @@
     python -m cnnengine.bench.acceptance --out DIR --minutes 8
 
 In this order: ceilings, a brief verify, single kernels (those known to be slowest against the other
-side first, then some of every suite and pass), whole networks, the first steps of a training run
-beside the CPU's; then what time is left goes to the functions and kernels that were not reached,
-and the short table ends it. Each figure is written to DIR/log.jsonl as it is made, and the same
-command goes on where it stopped, behind what failed. At the end DIR holds results.jsonl (as
-`cnnengine bench` writes it), report.html and table.txt.
+side first, then some of every suite and pass), whole networks, the accuracy that training reaches
+and its first steps beside the CPU's, networks beside torch.compile; then what time is left goes to
+the functions and kernels that were not reached, and the short table ends it, on a GPU with what
+became of each target (`targets`). Each figure is written to DIR/log.jsonl as it is made, and the
+same command goes on where it stopped, behind what failed. At the end DIR holds results.jsonl (as
+`cnnengine bench` writes it), report.html and table.txt. With --data fashion-mnist training on all
+of its images is part of it (--data-dir DIR: its files, if `cnnengine data fetch` has not brought
+them).
 """
 
 from __future__ import annotations
@@ -17,27 +20,40 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..engine.config import TrainConfig
+from ..engine.data import Splits, load
 from ..engine.device import Device, open_device
-from ..engine.energy import Meter
 from ..engine.errors import InputError, KernelError
 from ..kernels.errors import BackendError
-from . import kernels, machine, network, page, readme, report, roofline, short_table, work
-from .log import Log
-from .program import CPU, GPU, Job, Program, jobs, known_ratios, network_key
+from . import (
+    accuracy,
+    apart,
+    kernels,
+    machine,
+    network,
+    page,
+    readme,
+    report,
+    roofline,
+    short_table,
+    work,
+)  # fmt: skip
+from .boxed import Boxed
+from .program import CPU, GPU, Job, Program, compiled_key, jobs, known_ratios, network_key
 from .verify import suite as verify
 
 Told = dict[str, Any]
-VERIFY, KERNELS, NETWORKS = 0.25, 0.6, 0.85  # shares of the time after which that stage ends
+VERIFY, KERNELS, NETWORKS = 0.2, 0.45, 0.8  # shares of the time after which that stage ends
+COMPILE = 45.0  # seconds: with less, torch.compile is not begun
 BRIEF = {"nasty": 3, "real": 2}  # shapes of a function: each new one compiles for a second or more
-STEPS = 20  # of training, compared with the CPU's
 
 
-class Acceptance:
+class Acceptance(Boxed):
     """One run of the program on a device."""
 
     def __init__(
@@ -45,23 +61,26 @@ class Acceptance:
         note: Callable[[str], None] = print, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         """Open the folder. Raises: InputError."""
-        self.device, self.folder, self.note = device, folder, note
         is_gpu = device.name.startswith("cuda")
+        self.machine = machine.describe()
+        identity = {"device": device.name, "versions": machine.versions()}
+        if is_gpu:
+            self.machine["gpu"] = machine.describe_gpu(device)
+            identity["gpu"] = self.machine["gpu"]["name"]
+        super().__init__(device, folder, minutes, identity, clock)
+        self.note = note
         self.program = program or (GPU if is_gpu else CPU)
         self.seconds = 0.15 if is_gpu else 0.05  # for each candidate of a row
         self.against = machine.torch_missing() is None
-        self._clock, self._begun, self._minutes = clock, clock(), minutes
-        self.machine = machine.describe()
-        if is_gpu:
-            self.machine["gpu"] = machine.describe_gpu(device)
-        identity = {"device": device.name, "versions": machine.versions()}
-        if is_gpu:
-            identity["gpu"] = self.machine["gpu"]["name"]
-        self.log = Log(folder, identity)
+        self.prepares = is_gpu  # networks' kernels are compiled while this verifies
+        self.settings: Told = {}  # of the training for accuracy, in the place of the default ones
+        self.data: dict[str, Splits] = {}  # that are read already
 
-    def left(self, share: float = 1.0) -> float:
-        """Seconds until that share of the time is over."""
-        return share * 60 * self._minutes - (self._clock() - self._begun)
+    def train_on(self, splits: dict[str, Splits]) -> None:
+        """Make the accuracy on these data sets, too, part of the program."""
+        self.data |= splits
+        names = dict.fromkeys((*self.program.accuracy, *splits))
+        self.program = replace(self.program, accuracy=tuple(names))
 
     def run(self) -> int:
         """All stages; the exit code: 1 if a kernel was wrong.
@@ -70,53 +89,22 @@ class Acceptance:
         """
         for name, stage in (
             ("ceilings", self.ceilings),
-            ("verify", lambda: self.verify(VERIFY)),
+            ("verify", self.prepare_and_verify),
             ("kernels", lambda: self.kernels(KERNELS)),
             ("networks", self.networks),
+            ("accuracy", self.accuracy),
             ("training", self.training),
+            ("compiled", self.compiled),
             ("verify", lambda: self.verify(1.0)),
             ("kernels", lambda: self.kernels(1.0)),
         ):
             try:
-                self._stage(name, stage)
+                self.stage(name, stage)
             except BackendError:
                 if self.log.told("ceilings"):
                     self.finish()
                 raise
         return self.finish()
-
-    def _stage(self, name: str, stage: Callable[[], None]) -> None:
-        """One stage, and the energy that it took added to what it took before."""
-        before, meter = len(self.log.lines), Meter(self.device)
-        try:
-            stage()
-        finally:
-            if len(self.log.lines) > before:
-                used, old = meter.read(), self.log.told("energy").get(name, {"wh": 0.0})
-                known = used.wh is not None and old["wh"] is not None
-                wh = old["wh"] + used.wh if known else None
-                self.log.add("energy", name, {"wh": wh, "label": used.label})
-
-    def _kept(
-        self, stage: str, key: str, make: Callable[[], Any], dead: Callable[[str], Any]
-    ) -> Any:
-        """Write down what `make` makes, or if it raises, what `dead` makes of the reason.
-
-        Raises: BackendError if the device does nothing more.
-        """
-        try:
-            made = make()
-        except Exception as error:  # whatever one figure dies of, the others are wanted
-            told = f"raised {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-            made = dead(told)
-            if not self.device.works():
-                self.log.add(stage, key, made)
-                raise BackendError(
-                    f"{key}: {self.device.name} does nothing more: {told}; the same command goes "
-                    "on behind that"
-                ) from error
-        self.log.add(stage, key, made)
-        return made
 
     def ceilings(self) -> None:
         """What the machine can do at most."""
@@ -129,6 +117,21 @@ class Acceptance:
             made = roofline.measure_host()
         self.log.add("ceilings", "ceilings", made.told())
 
+    def prepare_and_verify(self) -> None:
+        """`verify`, while the networks' kernels are compiled beside it."""
+        jobs = []
+        if self.prepares:
+            done = self.log.told("networks")
+            jobs = [(*wanted, mode) for mode in network.MODES for wanted in self.program.networks
+                    if network_key(wanted) not in done]  # fmt: skip
+        if jobs and not self.log.told("accuracy"):
+            jobs.insert(1, (apart.ACCURACY, 0, "", ""))
+        prepared = apart.Prepared(self.device.name, jobs)
+        try:
+            self.verify(VERIFY)
+        finally:
+            prepared.end()
+
     def verify(self, share: float) -> None:
         """A brief suite, function by function, products first; every failed call is kept."""
         wanted = verify.pick_functions(None)
@@ -139,7 +142,7 @@ class Acceptance:
             if self.left(share) <= 0:
                 self.note("verify: the time is over")
                 return
-            made = self._kept("verify", function, functools.partial(self._verify, function, share),
+            made = self.kept("verify", function, functools.partial(self._verify, function, share),
                               _dead_call)  # fmt: skip
             for row in made["failed"]:
                 self.note(f"FAILED {function} [{row['case']}] on {row['backend']}: {row['told']}")
@@ -163,7 +166,7 @@ class Acceptance:
                 return
             made = work.make(job.layer, job.name, job.batch, job.precision)
             assert made is not None
-            row = self._kept("kernels", job.key, functools.partial(self._measure, job, made),
+            row = self.kept("kernels", job.key, functools.partial(self._measure, job, made),
                              functools.partial(_dead_row, job, made))  # fmt: skip
             ratio = f"{row['ratio']:.2f}x" if row.get("ratio") else ", ".join(row["failed"])
             self.note(f"{job.key}: {ratio}")
@@ -182,7 +185,7 @@ class Acceptance:
             key = network_key(wanted)
             if key in done or self.left(NETWORKS) <= 0:
                 continue
-            rows = self._kept(
+            rows = self.kept(
                 "networks", key, functools.partial(self._network, *wanted),
                 functools.partial(_dead_network, *wanted),
             )  # fmt: skip
@@ -195,36 +198,64 @@ class Acceptance:
             note=self.note,
         )  # fmt: skip
 
+    def accuracy(self) -> None:
+        """What training reaches on the test images of the program's data sets."""
+        for data in self.program.accuracy:
+            if data in self.log.told("accuracy"):
+                continue
+            if self.left() <= 0:
+                self.note("accuracy: the time is over")
+                return
+            config = accuracy.config_of(data, self.device, **self.settings)
+            made = self.kept("accuracy", data, functools.partial(self._accuracy, config),
+                              functools.partial(accuracy.dead_row, config))  # fmt: skip
+            if made is None:
+                self.note(f"accuracy on {data}: the time is over; it begins anew next time")
+
+    def _accuracy(self, config: TrainConfig) -> Told | None:
+        splits = self.data.get(config.data) or load(config.data)
+        made = accuracy.train(config, splits, self.device, lambda: self.left() > 0)
+        return made and made | {"cpu_accuracy": accuracy.of_the_cpu(config)}
+
+    def compiled(self) -> None:
+        """Networks beside torch.compile, each in a process that ends with the time."""
+        for wanted in self.program.compiled if self.against else ():
+            key = compiled_key(wanted)
+            if key in self.log.told("compiled"):
+                continue
+            limit = self.left()
+            if limit < COMPILE:
+                self.note(f"{key}: not begun, {COMPILE:.0f} seconds are too few")
+                return
+            ask = functools.partial(apart.compiled_rows, self.device.name, *wanted,
+                                    10 * self.seconds, limit=limit)  # fmt: skip
+            made = self.kept("compiled", key, ask, lambda why: {"rows": [], "why": why})
+            told = "ended, the time is over; it begins anew next time"
+            if made is not None:
+                told = made["why"] or ", ".join(map(short_table.ratio, made["rows"]))
+            self.note(f"{key}: {told}")
+
     def training(self) -> None:
         """The losses of the first steps on one batch, on this device and in NumPy on the CPU."""
         if self.log.told("training") or self.left() <= 0:
             return
         arch, batch = self.program.training
         told = {"arch": arch, "batch": batch, "ok": False}
-        self._kept("training", "training", lambda: told | self._train(arch, batch),
-                   lambda why: told | {"failed": why})  # fmt: skip
-
-    def _train(self, arch: str, batch: int) -> Told:
-        setting = network.make_setting(arch, batch)
-        places = self.device, open_device("cpu", "numpy")
-        losses = [list(_losses(setting, device)) for device in places]
-        apart = max(abs(a - b) / abs(b) for a, b in zip(*losses, strict=True))
-        return {"losses": losses, "apart": apart, "ok": apart <= network.GRADIENT_RMS}
+        first = functools.partial(accuracy.first_steps, arch, batch, self.device)
+        self.kept("training", "training", lambda: told | first(),
+                  lambda why: told | {"failed": why})  # fmt: skip
 
     def finish(self) -> int:
         """Write the results and the short table."""
-        rows = {
-            "kernels": list(self.log.told("kernels").values()),
-            "network": [row for rows in self.log.told("networks").values() for row in rows],
-        }
         results = [
             report.document(
                 kind, found, machine=self.machine, versions=machine.versions(), notes=[],
                 settings={"device": self.device.name, "suite": "acceptance", "threads": None,
-                          "batches": list(self.program.batches)},
+                          "batches": list(self.program.batches),
+                          "precisions": list(self.program.precisions)},
                 ceilings=self.log.told("ceilings")["ceilings"],
             )
-            for kind, found in rows.items() if found
+            for kind, found in short_table.results(self.log).items() if found
         ]  # fmt: skip
         file = self.folder / "results.jsonl"
         file.write_text("".join(json.dumps(result) + "\n" for result in results))
@@ -257,13 +288,6 @@ def _dead_network(arch: str, batch: int, precision: str, told: str) -> list[Told
     ]  # fmt: skip
 
 
-def _losses(setting: network.Setting, device: Device) -> Iterator[float]:
-    side = network.OurSide(setting, device, ("train",))
-    with device.session():
-        for _ in range(STEPS):
-            yield side.train()
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the program; returns the exit code."""
     parser = argparse.ArgumentParser("python -m cnnengine.bench.acceptance", description=__doc__,
@@ -271,11 +295,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
+    parser.add_argument("--data", metavar="NAME", help="a data set to train on, too")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where its files are")
     told = parser.parse_args(arguments)
     try:
         if not told.minutes > 0:
             raise InputError(f"--minutes {told.minutes}: must be more than 0")
-        return Acceptance(open_device(told.device), told.out, told.minutes).run()
+        splits = accuracy.splits_of(told.data, told.data_dir)
+        made = Acceptance(open_device(told.device), told.out, told.minutes)
+        made.train_on(splits)
+        return made.run()
     except (InputError, KernelError) as error:
         print(f"acceptance: error: {error}", file=sys.stderr)
         return 2

@@ -108,10 +108,11 @@ def _table(rows: Sequence[Row]) -> str:
     columns, lines = report.table(rows)
     head = "".join(f'<th scope="col"><button type="button">{escape(c)}</button></th>'
                    for c in columns)  # fmt: skip
-    speed, body = columns.index("speed"), []
+    body: list[str] = []
     for row, line in zip(rows, lines, strict=True):
         cells = [_cell(text) for text in line]
         if row.get("ratio"):
+            speed = columns.index("speed")
             cells[speed] = _bar(row["ratio"], line[speed])
         state = ' class="wrong"' if row["failed"] else ""
         body.append(f"<tr{state}>{''.join(cells)}</tr>")

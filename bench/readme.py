@@ -17,7 +17,7 @@ from statistics import geometric_mean
 from typing import Any
 
 from ..engine.errors import InputError
-from . import report
+from . import report, targets
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- speed: made by cnnengine.bench.readme -->", "<!-- end of speed -->"
@@ -37,6 +37,8 @@ def tables(folder: Path) -> str:
         parts.append(_machine(found[-1][1]))
         parts.append(_networks(found))
         parts.append(_kernels(found))
+        if found[-1][1]["machine"].get("gpu"):
+            parts.append(_targets(found))
     if not has_gpu:
         parts.append(NO_GPU)
     return "\n\n".join(part for part in parts if part)
@@ -98,6 +100,14 @@ def _kernels(found: Sequence[tuple[Path, Result]]) -> str:
         cells = (name, str(len(ratios)), *(f"{s:.2f}x" for s in speeds), _link(file))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def _targets(found: Sequence[tuple[Path, Result]]) -> str:
+    """What became of every target, shortfalls first."""
+    verdicts = targets.judge(row for _, told in found for row in told["rows"])
+    order = (targets.SHORT, targets.REACHED, targets.UNMEASURED)
+    verdicts.sort(key=lambda verdict: order.index(verdict.state))
+    return "\n".join(["Targets:", "", *(f"- {verdict}" for verdict in verdicts)])
 
 
 def _ms(seconds: float) -> str:

@@ -1,7 +1,8 @@
 """Results: one JSON object a run, lines of a file that grows, tables, and what changed.
 
-    {"format": 1, "kind": "kernels" | "network", "created", "machine", "versions", "settings",
-     "notes", "ceilings", "rows": [{"key", "ours", "baseline", "baseline_name", "ratio",
+    {"format": 1, "kind": "kernels" | "network" | "accuracy" | "targets", "created", "machine",
+     "versions", "settings", "notes", "ceilings",
+     "rows": [{"key", "ours", "baseline", "baseline_name", "ratio",
      "candidates": {name: {"median", "q1", "q3", "best", ...}}, "failed", ...}]}
 
 Times are seconds; ratio is the speed of ours over the baseline's: baseline / ours, of medians
@@ -104,7 +105,14 @@ def percent(share: float | None) -> str:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """Columns and cells for people: ours, the best of the other side, and the others' medians."""
+    """Columns and cells for people: ours, the best of the other side, and the others' medians.
+
+    Of accuracies and of targets: what was found beside what it is held to.
+    """
+    if rows and "accuracy" in rows[0]:
+        return _accuracies(rows)
+    if rows and "bound" in rows[0]:
+        return ("target",), [(row["told"],) for row in rows]
     is_network = bool(rows) and "arch" in rows[0]
     names = (
         ("arch", "mode", "batch", "precision")
@@ -114,14 +122,17 @@ def table(rows: Sequence[Row]) -> Table:
     rate = "images_per_second" if is_network else "gflops"
     unit = "images/s" if is_network else "GFLOP/s"
     share = () if is_network else ("of roof",)
+    host = ("host µs",) if any("host_seconds" in row for row in rows) else ()
     columns = (
-        *names, "ours ms", "by", unit, *share, "best of torch ms", "which", "speed", "others ms",
+        *names, "ours ms", "by", unit, *share, *host, "best of torch ms", "which", "speed",
+        "others ms",
     )  # fmt: skip
     lines = []
     for row in rows:
         mine, theirs = row.get("ours_name"), row.get("baseline_name")
         others = ", ".join(
             f"{name.removeprefix('torch ')} {milliseconds(told['median'])}"
+            f" ({_ratio(told['median'] / row['ours'])})"
             for name, told in row.get("candidates", {}).items()
             if name not in (mine, theirs)
         )
@@ -130,7 +141,24 @@ def table(rows: Sequence[Row]) -> Table:
             (
                 *(str(row.get(name, "fp32")) for name in names), timing(row, mine), mine or "-",
                 _number(row.get(rate)), *(percent(row.get("roofline")) for _ in share),
+                *(_number(1e6 * row["host_seconds"] if "host_seconds" in row else None)
+                  for _ in host),
                 timing(row, theirs), (theirs or "-").removeprefix("torch "), verdict, others,
+            )
+        )  # fmt: skip
+    return columns, lines
+
+
+def _accuracies(rows: Sequence[Row]) -> Table:
+    columns = ("arch", "data", "device", "epochs", "test accuracy", "the CPU's", "seconds")
+    lines = []
+    for row in rows:
+        cpu = row.get("cpu_accuracy")
+        told = "WRONG RESULT" if row["failed"] else f"{row['accuracy']:.2%}"
+        lines.append(
+            (
+                row["arch"], row["data"], row.get("device", "-"), str(row["epochs"]), told,
+                "-" if cpu is None else f"{cpu:.2%}", _number(row.get("seconds")),
             )
         )  # fmt: skip
     return columns, lines
@@ -175,7 +203,8 @@ def compare(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> dic
 
 
 def _by_key(results: Sequence[dict[str, Any]]) -> dict[str, Row]:
-    return {row["key"]: row for result in results for row in result["rows"]}
+    timed = (result for result in results if result.get("kind") not in ("accuracy", "targets"))
+    return {row["key"]: row for result in timed for row in result["rows"]}
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

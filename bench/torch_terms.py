@@ -50,5 +50,5 @@ def _has_new() -> bool:
     return hasattr(torch.backends.cudnn, "fp32_precision")
 
 
-def _word(tf32: bool) -> str:
+def _word(tf32: bool | str) -> str:
     return "tf32" if tf32 else "ieee"

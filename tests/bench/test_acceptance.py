@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import replace
@@ -7,7 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cnnengine.bench import acceptance, kernels, network, program, short_table, suites, work
+from cnnengine.bench import (
+    acceptance,
+    accuracy,
+    apart,
+    kernels,
+    network,
+    program,
+    short_table,
+    suites,
+    work,
+)
 from cnnengine.bench.log import Log
 from cnnengine.bench.verify import suite
 from cnnengine.engine.device import open_device
@@ -28,7 +39,7 @@ def small(monkeypatch):
     monkeypatch.setattr(suite, "pick_functions", lambda wanted: ("relu", "conv2d"))
     short = suites.Suite("odd", 1, suites.get_suite("odd").layers[:2])
     monkeypatch.setitem(suites.SUITES, "odd", short)
-    monkeypatch.setattr(acceptance, "STEPS", 3)
+    monkeypatch.setattr(accuracy, "STEPS", 3)
 
 
 def make(folder, said, clock=lambda: 0.0, plan=TINY):
@@ -65,7 +76,7 @@ def test_run__writes_everything_and_goes_on_where_it_stopped(small, tmp_path, mo
 
 def test_run__time_is_over_and_the_next_run_does_the_rest(small, tmp_path):
     said = []
-    ticks = iter(range(0, 10**6, 12))  # seconds; a look at the clock takes twelve
+    ticks = itertools.chain((0, 12, 24, 36), itertools.count(60))  # seconds, look by look
     alone = replace(TINY, networks=())
     assert make(tmp_path / "out", said, lambda: float(next(ticks)), alone).run() == 0
     assert "kernels: the time is over" in said
@@ -154,6 +165,129 @@ def test_table__tells_speeds_beside_the_other_side(tmp_path):
     assert "lenet/train: train 8 images/s (1.25x)" in told
 
 
+TRAINED = {"arch": "lenet", "epochs": 1, "images": 60, "batch_size": 20, "shift": 0}
+
+
+def test_accuracy__stands_beside_what_the_cpu_reached(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(accuracy, "of_the_cpu", lambda config: 0.125)
+    plan = replace(TINY, networks=(), accuracy=(accuracy.MINI,))
+    said = []
+    made = make(tmp_path / "out", said, plan=plan)
+    made.settings = TRAINED
+    made.ceilings()
+    made.accuracy()
+    assert made.finish() == 0
+    row = made.log.told("accuracy")[accuracy.MINI]
+    assert 0 <= row["accuracy"] <= 1
+    assert (row["cpu_accuracy"], row["epochs"], row["device"]) == (0.125, 1, "cpu")
+    told = (tmp_path / "out" / "table.txt").read_text()
+    line = (
+        f"accuracy/lenet/{accuracy.MINI}: {row['accuracy']:.2%} on the test images after 1 epochs"
+    )
+    assert f"{line}, the CPU 12.50%\n" in told
+    (result,) = (tmp_path / "out/results.jsonl").read_text().splitlines()
+    assert (json.loads(result)["kind"], json.loads(result)["rows"]) == ("accuracy", [row])
+    assert "12.50%" in (tmp_path / "out" / "report.html").read_text()
+
+    def again(*_):
+        pytest.fail("trained again")
+
+    monkeypatch.setattr(accuracy, "train", again)
+    made.accuracy()
+
+
+def test_accuracy__cut_by_the_time_begins_anew(small, tmp_path):
+    plan = replace(TINY, networks=(), accuracy=(accuracy.MINI,))
+    said = []
+    ticks = itertools.chain((0.0, 1.0), itertools.repeat(60.0))
+    made = make(tmp_path / "out", said, lambda: next(ticks), plan)
+    made.settings = TRAINED
+    made.ceilings()
+    made.accuracy()
+    assert made.log.told("accuracy") == {}
+    assert said == [f"accuracy on {accuracy.MINI}: the time is over; it begins anew next time"]
+    made.accuracy()
+    made.finish()
+    assert f"accuracy on {accuracy.MINI}: not reached\n" in (tmp_path / "out/table.txt").read_text()
+
+
+COMPILED = replace(
+    TINY, networks=(("lenet", 2, "fp32"),), compiled=(("lenet", 2, "fp32", "train"),)
+)
+KEY = "torch.compile of lenet/batch 2/fp32/train"
+
+
+def test_compiled__takes_the_place_of_the_row_without(small, tmp_path, monkeypatch):
+    asked = []
+
+    def compiled(*told, limit):
+        asked.append((told, limit))
+        return {"rows": [rows["compiled"]], "why": None}
+
+    rows = {
+        name: {"key": "lenet/train/batch 2", "arch": "lenet", "mode": "train", "batch": 2,
+               "ours": 1.0, "images_per_second": 2.0, "ratio": ratio, "ratios": ratios,
+               "failed": []}
+        for name, ratio, ratios in (
+            ("networks", 2.0, {"eager": 2.0}), ("compiled", 0.9, {"eager": 1.8, "compile": 0.9})
+        )
+    }  # fmt: skip
+    monkeypatch.setattr(network, "run", lambda *_, **__: [rows["networks"]])
+    monkeypatch.setattr(apart, "compiled_rows", compiled)
+    made = make(tmp_path / "out", [], plan=COMPILED)
+    made.against = True
+    for stage in (made.ceilings, made.networks, made.compiled, made.compiled):
+        stage()
+    made.finish()
+    assert asked == [(("cpu", "lenet", 2, "fp32", "train", 0.01), 60.0)]
+    told = (tmp_path / "out" / "table.txt").read_text()
+    assert "train 2 images/s (0.90x; eager 1.80x, compile 0.90x)\n" in told
+    result = json.loads((tmp_path / "out/results.jsonl").read_text().splitlines()[-1])
+    assert result["rows"] == [rows["compiled"]]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "made", "told"),
+    [
+        (44.0, None, f"{KEY}: not begun, 45 seconds are too few"),
+        (60.0, None, f"{KEY}: ended, the time is over; it begins anew next time"),
+        (60.0, {"rows": [], "why": "no figure: out of memory"}, f"{KEY}: no figure: out of memory"),
+    ],
+)
+def test_compiled__without_a_figure_is_told(small, tmp_path, monkeypatch, seconds, made, told):
+    monkeypatch.setattr(apart, "compiled_rows", lambda *_, limit: made)
+    said = []
+    ticks = itertools.chain((0.0, 60 - seconds), itertools.repeat(60.0))
+    program = make(tmp_path / "out", said, lambda: next(ticks), COMPILED)
+    program.against = True
+    program.ceilings()
+    program.compiled()
+    assert said == [told]
+    assert program.finish() == 0
+    line = f"{KEY}: {made['why'] if made else 'not reached'}\n"
+    assert line in (tmp_path / "out" / "table.txt").read_text()
+
+
+def test_prepare__runs_beside_verify_and_ends_with_it(small, tmp_path, monkeypatch):
+    told = []
+
+    class Prepared:
+        def __init__(self, device, jobs):
+            told.append((device, list(jobs)))
+
+        def end(self):
+            told.append("ended")
+
+    monkeypatch.setattr(apart, "Prepared", Prepared)
+    made = make(tmp_path / "out", [])
+    made.prepares = True
+    made.ceilings()
+    monkeypatch.setattr(made, "verify", lambda share: told.append(share))
+    made.prepare_and_verify()
+    jobs = [("lenet", 2, "fp32", "train"), ("accuracy", 0, "", ""), ("lenet", 2, "fp32", "infer")]
+    assert told == [("cpu", jobs), acceptance.VERIFY, "ended"]
+
+
 def test_jobs__the_worst_known_come_first():
     plain = program.jobs(TINY, {})
     assert len(plain) == len({job.key for job in plain}) == 12
@@ -205,6 +339,9 @@ def test_log__of_another_device_or_damaged_is_refused(tmp_path):
     [
         (("--device", "cpu", "--minutes", "0"), "--minutes 0.0: must be more than 0"),
         (("--device", "tpu"), "unknown device 'tpu'"),
+        (("--data", "fashion-mnits"), "unknown data set 'fashion-mnits' (did you mean"),
+        (("--data-dir", "here"), "--data-dir here needs --data NAME"),
+        (("--data", "fashion-mnist", "--data-dir", "nowhere"), "nowhere"),
     ],
 )
 def test_main__wrong_words_end_in_one_line(tmp_path, capsys, arguments, told):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import simulated_cuda
 
 from cnnengine.bench import (
     acceptance,
+    accuracy,
     gpu,
     host_time,
     kernels,
@@ -24,6 +26,7 @@ from cnnengine.bench import (
     program,
     roofline,
     suites,
+    targets,
     work,
 )
 from cnnengine.bench.suites import SUITES, layer
@@ -350,17 +353,26 @@ def test_acceptance__on_a_gpu(simulated, tmp_path, monkeypatch):
     short = suites.Suite("odd", 1, (LAYER,))
     monkeypatch.setitem(suites.SUITES, "odd", short)
     monkeypatch.setattr(suite, "pick_functions", lambda wanted: ("relu",))
-    monkeypatch.setattr(acceptance, "STEPS", 2)
+    monkeypatch.setattr(accuracy, "STEPS", 2)
     plan = program.Program(
         ("odd",), ("wgrad",), (1,), ("bf16",), (("lenet", 2, "bf16"),), ("lenet", 2)
     )
     said = []
     made = acceptance.Acceptance(open_device("cuda"), tmp_path, 5.0, plan, said.append)
-    made.seconds, made.against = 0.001, False
+    made.seconds, made.against, made.prepares = 0.001, False, False
     assert made.run() == 0
     table = (tmp_path / "table.txt").read_text()
     assert "verify: 5 passed, 0 failed\n" in table
-    assert "lenet/train/batch 2/bf16: train" in table
+    assert re.search(r"lenet/train/batch 2/bf16: train \d+ images/s, host \d+ µs a step\n", table)
+    assert table.count("\ntarget ") == len(targets.TARGETS)
+    assert "\ntarget not measured: vgg-small training step, batch 256, bf16, over torch" in table
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    documents = [json.loads(line) for line in lines]
+    assert [told["kind"] for told in documents] == ["kernels", "network", "targets"]
+    assert {row["state"] for row in documents[-1]["rows"]} == {"not measured"}
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("not measured: ") == len(targets.TARGETS)
+    assert ">host µs<" in page
     assert "training lenet: 2 losses within" in table
     told = made.log.lines[0]["told"]
     assert (told["device"], told["gpu"]) == ("cuda:0", "Simulated GPU")
@@ -383,7 +395,7 @@ def test_acceptance__goes_on_behind_what_lost_the_gpu(
 
     def run():
         made = acceptance.Acceptance(open_device("cuda"), tmp_path, 5.0, plan, lambda line: None)
-        made.seconds, made.against = 0.001, False
+        made.seconds, made.against, made.prepares = 0.001, False, False
         monkeypatch.setattr(made, "training", lambda: None)
         return made.run()
 
@@ -399,7 +411,9 @@ def test_acceptance__goes_on_behind_what_lost_the_gpu(
     assert "WRONG" in (tmp_path / "table.txt").read_text()
     simulated.error = None
     assert run() == 1  # what failed stays wrong
-    rows = json.loads((tmp_path / "results.jsonl").read_text())["rows"]
+    first, last = map(json.loads, (tmp_path / "results.jsonl").read_text().splitlines())
+    assert last["kind"] == "targets"
+    rows = first["rows"]
     assert {row["pass"]: row["failed"] == [] for row in rows} == {
         "forward": place is suite, "wgrad": True
     }  # fmt: skip

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cnnengine.bench import readme, report
+from cnnengine.bench import readme, report, targets
 from cnnengine.engine.errors import InputError
 
 MARKED = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
@@ -57,12 +57,27 @@ def test_main__writes_the_tables_once(root, capsys):
 
 def test_tables__a_gpus_result_is_named(root):
     (root / "bench/results/h100").mkdir()
-    kernel = result("kernels", {"ratio": 1.25}, gpu="H100", suite="vgg16", batch=64)
+    kernel = result("kernels", {"key": "a", "ratio": 1.25}, gpu="H100", suite="vgg16", batch=64)
     report.append(root / "bench/results/h100/a.jsonl", kernel)
     text = readme.tables(root / "bench/results")
     assert "On H100, a processor; numpy 2:" in text
     assert "| vgg16, batch 64, fp32 | 1 | 1.25x" in text
     assert readme.NO_GPU not in text
+    told = text.partition("\nTargets:\n\n")[2].splitlines()
+    assert len(told) == len(targets.TARGETS)
+    assert all(line.startswith("- not measured: ") for line in told)
+
+
+def test_tables__name_a_gpus_shortfalls_first(root):
+    (root / "bench/results/h100").mkdir()
+    rows = [
+        {"key": "vgg-small/train/batch 256/bf16", "failed": [],
+         "ratios": {"eager": 1.5, "compile": 0.9}},
+    ]  # fmt: skip
+    report.append(root / "bench/results/h100/a.jsonl", result("network", *rows, gpu="H100"))
+    told = readme.tables(root / "bench/results").partition("\nTargets:\n\n")[2].splitlines()
+    assert told[0].startswith("- short by 0.10x (10%): vgg-small training step")
+    assert told[1].startswith("- reached: vgg-small training step")
 
 
 def test_main__needs_its_marks_and_its_readme(root, tmp_path, capsys):
