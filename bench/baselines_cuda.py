@@ -52,7 +52,6 @@ class CudaWay:
     host: Callable[[Any], np.ndarray] = to_host
 
 
-@contextlib.contextmanager
 def release() -> None:
     """Give back what torch keeps of tensors that are gone: nobody else can ask it for that."""
     torch.cuda.empty_cache()

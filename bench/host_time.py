@@ -17,7 +17,7 @@ import numpy as np
 from ..engine.data import Batch
 
 if TYPE_CHECKING:
-    from .network import OurSide
+    from .our_side import OurSide
 
 WRITTEN, BARE = 3, 10  # rounds with a batch that is written, and with one that lies there
 

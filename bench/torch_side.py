@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .our_side import DECAY, LR, MOMENTUM, SCALE, Setting
 from .timing import Candidate
 from .torch_terms import same_terms
 from .torch_twin import TorchTwin
 
 if TYPE_CHECKING:
-    from .network import Answers, Setting
+    from .network import Answers
 
 EAGER = ("contiguous", "channels_last")
 WAYS = {"cpu": (*EAGER, "compile"), "cuda": (*EAGER, "graph", "compile")}
@@ -36,8 +37,6 @@ class TorchSide:
         place: str = "cpu",
     ) -> None:  # fmt: skip
         """Build the twin on a device of torch, load the weights; `way` is one of `WAYS`."""
-        from .network import DECAY, LR, MOMENTUM, SCALE
-
         training = mode == "train"
         graph = setting.description.graph(setting.batch, training=training)
         self.twin = TorchTwin(graph, channels_last=way != "contiguous", given_masks=given_masks)
