@@ -77,8 +77,9 @@ def ratio(row: dict[str, Any]) -> str:
         return f"{row['mode']} no figure"
     told = f"{row['mode']} {row['images_per_second']:.0f} images/s"
     if row.get("ratio"):
-        ways = ", ".join(f"{name} {value:.2f}x" for name, value in row.get("ratios", {}).items())
-        told += f" ({row['ratio']:.2f}x{f'; {ways}' if ways else ''})"
+        ways = [f"{name} {value:.2f}x" for name, value in row.get("ratios", {}).items()]
+        more = f"; {', '.join(ways)}" if len(ways) > 1 else ""
+        told += f" ({row['ratio']:.2f}x{more})"
     if "host_seconds" in row:
         told += f", host {1e6 * row['host_seconds']:.0f} µs a step"
     return told

@@ -143,6 +143,18 @@ def test_run__what_raises_is_told_and_the_rest_is_measured(small, tmp_path, monk
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == list(NAMES)
 
 
+def test_run__ended_from_outside_leaves_what_is_known(small, tmp_path, monkeypatch):
+    def end():
+        raise KeyboardInterrupt
+
+    made = make(tmp_path / "out", [], plan=replace(TINY, networks=()))
+    monkeypatch.setattr(made, "training", end)
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == list(NAMES)
+    assert "kernels: 3 of 3 rows\n" in (tmp_path / "out" / "table.txt").read_text()
+
+
 def test_table__names_the_networks_that_were_not_reached(small, tmp_path):
     made = make(tmp_path / "out", [])
     made.ceilings()
