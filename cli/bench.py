@@ -96,7 +96,8 @@ def network_command(
     """Time a training step and inference of a whole network.
 
     A training step is forward, backward and an SGD update. Beside it stand torch
-    contiguous, channels_last and torch.compile, on the same weights and the same batch.
+    contiguous, channels_last, on a GPU as one CUDA graph, and torch.compile, on the same
+    weights and the same batch. On a GPU the host's time for a step is told apart.
     """
     from ..bench import network
     from ..engine.models import get_model
