@@ -41,7 +41,7 @@ def command(
     if invert:
         pixels = 255 - pixels
     with network.device.session():
-        logits = network.logits(network.normalise(pixels))
+        logits = network.logits(pixels)
         if not np.isfinite(logits).all():
             raise answer_not_finite(network, pixels)
     probabilities = np.exp(log_softmax(logits))

@@ -31,7 +31,7 @@ def open_network(path: Path, device: str, kernels: str, batch: int) -> tuple[Net
     description, arrays, source = load_model(path)
     say_code(description.arch)
     with where.session():
-        network = Network(description, where, infer_batch=batch)
+        network = Network(description, where, infer_batch=batch, pictures=where.pictures)
         network.load(arrays, f"the weights in {path}")
     return network, source
 

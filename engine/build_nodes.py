@@ -52,10 +52,13 @@ class Nodes:
     def pictures(
         self, shape: tuple[int, ...], mean: Iterable[float], scale: Iterable[float]
     ) -> Value:
-        """uint8 pictures [N,H,W,C] and their moves, made and normalised; see `spec.normalise`."""
+        """uint8 pictures [N,H,W,C], normalised, in training by way of their moves.
+
+        See `spec.normalise`.
+        """
         arguments = {
             "images": self.input("images", shape, "uint8"),
-            "moves": self.input("moves", (shape[0], 3), "int32"),
+            "moves": self.input("moves", (shape[0], 3), "int32") if self.training else None,
             "mean": self.constant("images/mean", mean),
             "scale": self.constant("images/scale", scale),
         }

@@ -56,7 +56,7 @@ class Device:
     precisions: tuple[str, ...] = ("fp32", "fp16", "bf16", "fp64")
     products: str = "ieee"  # how float32 products are formed unless the user asks for less
     slots: int = 0  # training steps that are on their way at once
-    pictures: bool = False  # training takes uint8 images, and moves and normalises them here
+    pictures: bool = False  # networks take uint8 images, and move and normalise them here
     arena_bytes: int = 0  # allocated by `reserve`, if it allocates
 
     @property

@@ -44,7 +44,7 @@ def first_non_finite_of_images(network: Network, images: np.ndarray, batch: int)
     """The same for inference on images uint8 [N,H,W,C], or features, `batch` at a time."""
     layer = LOSS
     for start in range(0, len(images), batch):
-        inputs = {"x": network.prepared(images[start : start + batch])}
+        inputs = network.inputs_of(images[start : start + batch])
         layer = first_non_finite(network, inputs, seed=0, step=0, training=False)
         if layer != LOSS:
             break

@@ -63,7 +63,7 @@ class FeatureCache:
     ) -> Kept | None:
         """The features of both splits, from disk or else made now; None when `stopped`.
 
-        `in_order` gives the training images as training would, in their order in the data set.
+        `in_order` gives the training images as they are stored, in their order in the data set.
 
         Raises: InputError when the folder cannot be written.
         """
@@ -199,7 +199,7 @@ def _make(
             fcntl.flock(handle, fcntl.LOCK_EX)
         seconds, sums, arrays = 0.0, {}, {}
         for split, shape in shapes_of(network, splits).items():
-            images = _images(network, splits, split, in_order)
+            images = _images(splits, split, in_order)
             written = _write(part / f"{split}.bin", network, images, stopped)
             if written is None:
                 return None
@@ -216,15 +216,15 @@ def _make(
         shutil.rmtree(part, ignore_errors=True)  # gone where it was renamed
 
 
-def _images(network: Network, splits: Splits, split: str, in_order: Loader) -> Iterator[np.ndarray]:
-    """The normalised images of a split, some at a time, as a network that is not cut sees them."""
+def _images(splits: Splits, split: str, in_order: Loader) -> Iterator[np.ndarray]:
+    """The uint8 images of a split, some at a time."""
     if split == "train":
         for batch in in_order.epoch(0):
             yield batch.images
         return
     images, size = splits.test.images, in_order.batch_size
     for start in range(0, len(images), size):
-        yield network.normalise(images[start : start + size])
+        yield images[start : start + size]
 
 
 def _write(

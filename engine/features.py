@@ -22,7 +22,7 @@ from .freeze import FEATURES
 if TYPE_CHECKING:
     from .network import Network
 
-FORMAT = 1  # of the entries on disk
+FORMAT = 2  # of the entries on disk
 
 
 @dataclass(frozen=True, eq=False)

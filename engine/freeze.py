@@ -129,11 +129,11 @@ def frozen(graph: Graph, boundary: str, paces: Mapping[str, Pace] | None = None)
 
 
 def cut(graph: Graph, boundary: str) -> tuple[Graph, Graph]:
-    """A graph's halves: x → `features`, and what follows with the features as its input x."""
+    """A graph's halves: images → `features`, and what follows with the features as its input x."""
     value = next(v for v in graph.producers() if v.name == boundary)
     nodes = _front(graph, value)
     front = _part(graph, nodes, inputs=graph.inputs, outputs={FEATURES: value})
-    x = Value(graph.inputs[0].name, value.shape, value.dtype, "input")
+    x = Value("x", value.shape, value.dtype, "input")
     rest = [n.substitute(value, x) for n in _behind(graph, value)]
     return front, _part(graph, rest, inputs=(x, *graph.inputs[1:]), outputs=graph.outputs)
 

@@ -2,30 +2,34 @@
 
 network = Network(description, open_device("cpu"), infer_batch=256)
 network.load(arrays)
-logits = network.logits(images)          # float32 [N, classes], normalised NHWC images
+logits = network.logits(images)          # float32 [N, classes] for uint8 images [N, H, W, C]
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from . import userfile
+from .answers import QueuedAnswers, WaitedAnswers
 from .arena import Layout, ParameterArena
 from .compile import compile_graph
 from .data import in_pixels
-from .device import Device, numpy_dtype
+from .device import Device
 from .errors import InputError
 from .fitting import check_fit
 from .freeze import FEATURES, Freeze, cut, frozen
+from .gpu import CudaDevice
 from .init import initial_state, initial_values
 from .ir import Graph
 from .models import build_graph, get_model
 from .optim import Optimizer
 from .precision import PRECISIONS, activation_dtype, products
+from .routes import slot_bytes
 from .runner import Feeds, Plan, Program, Storage
 from .scaling import LossScaling
 
@@ -76,7 +80,7 @@ class Description:
     def graph(self, batch: int, *, training: bool, pictures: bool = False, **more: Any) -> Graph:
         """The graph for one batch size; `more` may set label_smoothing, scaled and products.
 
-        With `pictures` it begins with uint8 images and their moves, see `build_graph`.
+        With `pictures` it begins with uint8 images, see `build_graph`.
 
         Raises: InputError when the file of the network has changed, and as `build_graph`.
         """
@@ -114,7 +118,8 @@ class Network:
         """Compile and allocate; parameters are zero until `initialise` or `load`.
 
         With the name of an `optimizer`, room for its state and for the steps is reserved too. With
-        `pictures`, training takes uint8 images and their moves. Where `freeze` cuts the network,
+        `pictures`, all plans take uint8 images and normalise them on the device, training their
+        moves too; a GPU then gets the next batch while one runs. Where `freeze` cuts the network,
         `features` runs the front, and all else begins behind it.
 
         Raises: InputError for an architecture, option, precision or image size that cannot work,
@@ -140,7 +145,9 @@ class Network:
         self.training = {batch: plan for (use, batch), plan in plans.items() if use == TRAINING}
         others = {use: plan for (use, _), plan in plans.items() if use != TRAINING}
         self.inference, self.front = others.get(INFERENCE), others.get(FRONT)
-        self._runs = {plan: device.repeatable(plan.run) for plan in others.values()}
+        self._asked = {p: FEATURES if use == FRONT else "logits" for use, p in others.items()}
+        queued = pictures and isinstance(device, CudaDevice)
+        self._answers = (QueuedAnswers if queued else WaitedAnswers)(device, self._asked)
 
     def graph(self, batch: int, *, training: bool) -> Graph:
         """What the plans for a batch size are compiled from: as built, frozen, and cut."""
@@ -152,10 +159,11 @@ class Network:
         return cut(self._whole(batch, training=False), self.freeze.boundary)[0]
 
     def _whole(self, batch: int, *, training: bool) -> Graph:
-        pictures = self._pictures and not self.freeze.cut
-        told = {"label_smoothing": self._smoothing, "scaled": self.scaled, "pictures": pictures}
+        told = {"label_smoothing": self._smoothing, "scaled": self.scaled}
         more: dict[str, Any] = told if training else {}
-        graph = self.description.graph(batch, training=training, products=self.products, **more)
+        graph = self.description.graph(
+            batch, training=training, products=self.products, pictures=self._pictures, **more
+        )
         return frozen(graph, self.freeze.boundary, self.freeze.paces)
 
     def _compiled(
@@ -184,9 +192,11 @@ class Network:
             size += Optimizer.bytes(self._optimizer, layout, device)
             if self.scaled and device.slots:  # see `make_steps`
                 size += LossScaling.bytes(device)
-            size += device.slots * device.aligned(
-                max((feed for (use, _), feed in feeds.items() if use == TRAINING), default=0)
-            )
+            steps = [feed for (use, _), feed in feeds.items() if use == TRAINING]
+            size += device.slots * slot_bytes(device, steps)
+        if self._pictures and device.slots:
+            asked = [feed for (use, _), feed in feeds.items() if use != TRAINING]
+            size += QueuedAnswers.bytes(device, asked)
         return size
 
     def _too_large(
@@ -215,7 +225,7 @@ class Network:
             self.load(initial(self.description.input_shape), self.description.arch)
             return
         self.parameters.load(initial_values(self.initial, seed))
-        plans = [*self.training.values(), *self._runs]
+        plans = [*self.training.values(), *self._asked]
         for value in {v.name: v for p in plans for v in p.graph.states}.values():
             array = self.storage.states[value.name]
             self.device.copy_from_host(array, np.full(value.shape, initial_state(value)))
@@ -229,7 +239,7 @@ class Network:
     def inference_dict(self) -> dict[str, np.ndarray]:
         """`state_dict` without what only training needs: auxiliary heads."""
         assert self.inference is not None, "compiled without infer_batch"
-        return self._held_by(*(plan.graph for plan in self._runs))
+        return self._held_by(*(plan.graph for plan in self._asked))
 
     def front_dict(self) -> dict[str, np.ndarray]:
         """`state_dict` of the frozen front of a network that is cut."""
@@ -250,43 +260,47 @@ class Network:
         self.storage.derive()
 
     def normalise(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N,H,W,C] → float32: (x / 255 - mean) / std."""
-        mean = np.asarray(self.description.mean, np.float32)
-        std = np.asarray(self.description.std, np.float32)
-        return (images.astype(np.float32) / np.float32(255) - mean) / std
+        """uint8 [N,H,W,C] → float32: (x / 255 - mean) / std, to the bits of `spec.normalise`."""
+        mean, scale = self._pixels
+        x = images.astype(np.float32)
+        x -= mean
+        x *= scale
+        return x
 
-    def prepared(self, images: np.ndarray) -> np.ndarray:
-        """What `logits` takes: images uint8 normalised, features as they are."""
-        return np.asarray(images) if self.freeze.cut else self.normalise(images)
+    @functools.cached_property
+    def _pixels(self) -> tuple[np.ndarray, np.ndarray]:
+        return in_pixels(self.description.mean, self.description.std)
+
+    def inputs_of(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """What inference is fed with for images, uint8 or normalised, or for features."""
+        if images.dtype != np.uint8:
+            return {"x": images}
+        return {"images": images} if self._pictures else {"x": self.normalise(images)}
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """float32 [N, classes] for normalised images [N,H,W,C]; any N, in batches.
+        """float32 [N, classes] for images [N,H,W,C]; any N, in batches.
 
-        A network that is cut takes `features` in their place. The last batch is filled up with
-        zeros.
+        The images are uint8 or, for a network without `pictures`, normalised. One that is cut takes
+        `features` in their place.
         """
+        none = np.empty((0, len(self.description.classes)), np.float32)
+        return np.concatenate([none, *self.answers(images)])
+
+    def answers(self, images: np.ndarray) -> Iterator[np.ndarray]:
+        """The rows of `logits`, batch after batch."""
         assert self.inference is not None, "compiled without infer_batch"
-        logits = self._in_batches(self.inference, "logits", images)
-        return logits.astype(np.float32, copy=False)
+        for logits in self._in_batches(self.inference, images):
+            yield logits.astype(np.float32, copy=False)
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """What the front of a network that is cut makes of normalised images [N,H,W,C]."""
+        """What the front of a network that is cut makes of images [N,H,W,C], as `logits` takes."""
         assert self.front is not None, "not cut, or compiled without infer_batch"
-        return self._in_batches(self.front, FEATURES, images)
+        return np.concatenate(list(self._in_batches(self.front, images)))
 
-    def _in_batches(self, plan: Plan, output: str, images: np.ndarray) -> np.ndarray:
-        """An output of a plan for any number of images; the last batch is filled up with zeros."""
-        shape = plan.graph.inputs[0].shape
-        value = plan.graph.outputs[output]
-        results = np.empty((len(images), *value.shape[1:]), numpy_dtype(value.dtype))
-        for start in range(0, len(images), shape[0]):
-            part = images[start : start + shape[0]]
-            filled = part
-            if len(part) < shape[0]:
-                filled = np.zeros(shape, images.dtype)
-                filled[: len(part)] = part
-            plan.feed({"x": filled})
-            self._runs[plan]()
-            found = self.device.to_host(plan.output(output))
-            results[start : start + len(part)] = found[: len(part)]
-        return results
+    def _in_batches(self, plan: Plan, images: np.ndarray) -> Iterator[np.ndarray]:
+        """What a plan makes of any number of images; the last batch is filled up with zeros."""
+        batch = plan.graph.inputs[0].shape[0]
+        parts = [images[start : start + batch] for start in range(0, len(images), batch)]
+        found = self._answers(plan, map(self.inputs_of, parts))
+        for part, rows in zip(parts, found, strict=True):
+            yield rows[: len(part)]

@@ -86,9 +86,14 @@ class Feeds:
         self, views: Mapping[str, np.ndarray], inputs: Mapping[str, np.ndarray], *, seed: int,
         step: int, lr: float = 0.0,
     ) -> None:  # fmt: skip
-        """Fill the views of a block on the host. An input that is left out keeps its values."""
+        """Fill the views of a block on the host. An input that is left out keeps its values.
+
+        One with fewer rows than the graph's is filled up with zeros.
+        """
         for name, values in inputs.items():
-            views[name][...] = values
+            view, rows = views[name], len(values)
+            view[:rows] = values
+            view[rows:] = 0
         if KEYS in views:
             self._words[:, :3] = philox.key(seed, step, 0)[:3]
             views[KEYS][...] = self._words

@@ -101,7 +101,9 @@ class Work:
         Raises: InputError when it cannot be kept on disk.
         """
         config, network = self._config, self.network
-        in_order = make_loader(config, self._splits, network.description, shuffle=False)
+        in_order = make_loader(
+            config, self._splits, network.description, shuffle=False, pictures=True
+        )
         found = self._cache.get(network, self._splits, in_order, stopped)
         if found is not None:
             self._features, self.test = found, found.test

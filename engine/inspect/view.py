@@ -150,7 +150,7 @@ def look(
 
 def _logits(network: Network, image: np.ndarray) -> np.ndarray:
     """float32 [classes] for uint8 [H,W,C]. Raises: InputError when one is not finite."""
-    logits = network.logits(network.normalise(image[None]))[0]
+    logits = network.logits(image[None])[0]
     if not np.isfinite(logits).all():
         raise answer_not_finite(network, image[None])
     return logits

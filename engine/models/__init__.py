@@ -164,8 +164,8 @@ def build_graph(
     Inputs: x [batch, H, W, C], and for training labels int32 [batch]. Outputs: logits, and for
     training loss [batch], that of the logits; auxiliary heads only add to the gradients.
     `products` is `spec.Conv2d.precision`; `options` are the network's own (`width`). `pixels` are
-    (mean, scale) by which x is made in the graph, from inputs images uint8 [batch, H, W, C] and
-    moves int32 [batch, 3]; see `spec.normalise`.
+    (mean, scale) by which x is made in the graph, from inputs images uint8 [batch, H, W, C] and for
+    training moves int32 [batch, 3]; see `spec.normalise`.
 
     Raises: InputError for an unknown network or option, or an image that is too small (names the
     layer).
