@@ -71,5 +71,6 @@ def missing(name: str) -> str | None:
 def load(name: str) -> Backend:
     """The backend called `name`. Raises: BackendError when it is unknown or cannot run here."""
     if (reason := missing(name)) is not None:
-        raise BackendError(f"backend {name}: {reason}" if name in BACKENDS else reason)
+        known = name in BACKENDS
+        raise BackendError(f"backend {name}: {reason}, or use backend numpy" if known else reason)
     return Backend(name, importlib.import_module(f".{name}", __package__))

@@ -41,8 +41,7 @@ def missing() -> str | None:
 def _gpu_missing(index: int | None) -> str | None:
     from . import device
 
-    reason = cuda.missing(index) or device.compiler_missing()
-    return None if reason is None else f"{reason}, or use backend numpy"
+    return cuda.missing(index) or device.compiler_missing()
 
 
 def supports(function: str, arguments: Mapping[str, Any]) -> str | None:

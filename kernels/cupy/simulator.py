@@ -50,7 +50,7 @@ def compiler() -> str | None:
 def missing() -> str | None:
     """Why the simulator cannot run here and what mends it; None if it can."""
     if compiler() is None:
-        return "the simulator needs a C++ compiler; install g++, or use backend numpy"
+        return "the simulator needs a C++ compiler; install g++"
     return None
 
 

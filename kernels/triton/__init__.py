@@ -45,8 +45,7 @@ def missing() -> str | None:
 
 @functools.cache
 def _gpu_missing(index: int | None) -> str | None:
-    reason = cuda.missing(index)
-    return None if reason is None else f"{reason}, or use backend numpy"
+    return cuda.missing(index)
 
 
 def supports(function: str, arguments: Mapping[str, Any]) -> str | None:

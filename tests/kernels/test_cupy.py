@@ -335,9 +335,7 @@ def test_simulator__keeps_libraries_and_forgets_old_ones(kernel, tmp_path):
 
 def test_missing__names_the_compiler(monkeypatch):
     monkeypatch.setattr(simulator, "COMPILERS", ())
-    assert registry.missing("cupy") == (
-        "the simulator needs a C++ compiler; install g++, or use backend numpy"
-    )
+    assert registry.missing("cupy") == "the simulator needs a C++ compiler; install g++"
 
 
 def test_figures__of_every_architecture(kernel):

@@ -99,7 +99,7 @@ def test_missing__is_what_cuda_says(gpu):
     assert registry.missing("cupy") is None
     backend._gpu_missing.cache_clear()
     gpu.count = 0
-    told = "no CUDA GPU is visible; look at CUDA_VISIBLE_DEVICES, or use backend numpy"
+    told = "no CUDA GPU is visible; look at CUDA_VISIBLE_DEVICES"
     assert registry.missing("cupy") == told
 
 
