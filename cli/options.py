@@ -17,10 +17,11 @@ from ..engine.config import TrainConfig, default_lr
 from ..engine.errors import InputError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+PLACES = "cpu, cuda, cuda:N, interpreter, or auto: the CPU, until GPUs have been tried"
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 DEVICE = click.option("--device", default=TrainConfig.device, show_default=True,
                       shell_complete=lambda *a: _among("device", *a),
-                      help="auto, cpu, cuda, cuda:N or interpreter.")  # fmt: skip
+                      help=f"{PLACES}.")  # fmt: skip
 KERNELS = click.option("--kernels", default=TrainConfig.kernels, show_default=True,
                        shell_complete=lambda *a: _among("kernels", *a),
                        help="auto: the best that can run; or one backend.")  # fmt: skip
@@ -58,7 +59,7 @@ SETTINGS = {
     "std": "What each channel is then divided by; else their standard deviation.",
     "cache_dir": "Where the outputs of frozen layers are kept; else the user's cache folder.",
     "cache_gb": "How much may be kept there, in GB; 0: the frozen layers run in every step.",
-    "device": "auto, cpu, cuda, cuda:N or interpreter.",
+    "device": f"{PLACES}.",
     "kernels": "auto: the best that can run; or one backend.",
     "graph": "On a GPU, replay each step as one CUDA graph.",
     "threads": "Threads of the CPU's kernels; 0: one a core.",

@@ -9,20 +9,20 @@ import click
 from ..engine.errors import InputError
 from . import options, output
 
-MOST_AT_ONCE = 64  # images a batch
-
 
 @click.command("predict")
 @click.argument("run", type=Path)
 @click.argument("images", type=Path, nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--top", type=click.IntRange(min=1), help="Classes an image.  [default: 5]")
 @click.option("--invert", is_flag=True, help="Swap dark and light (ink on paper for MNIST).")
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True,
+              help="Images a batch.")  # fmt: skip
 @options.DEVICE
 @options.KERNELS
 @options.JSON
 def command(
-    run: Path, images: tuple[Path, ...], top: int | None, invert: bool, device: str, kernels: str,
-    as_json: bool,
+    run: Path, images: tuple[Path, ...], top: int | None, invert: bool, batch_size: int,
+    device: str, kernels: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Name what is in each IMAGE with the network in RUN (a run folder or a model.safetensors)."""
     import numpy as np
@@ -32,7 +32,7 @@ def command(
     from ..engine.evaluate import log_softmax
     from .trained import open_network
 
-    network, _ = open_network(run, device, kernels, min(len(images), MOST_AT_ONCE))
+    network, _ = open_network(run, device, kernels, min(len(images), batch_size))
     height, width, channels = network.description.input_shape
     classes = network.description.classes
     if top is not None and top > len(classes):

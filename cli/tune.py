@@ -52,7 +52,7 @@ def command(
     from ..engine.device import open_device
 
     tasks = _tasks(suite, arch, layers, passes, types, batch)
-    opened = open_device(device)
+    opened = open_device(device, instead="; tiles are measured on a GPU only")
     if not opened.name.startswith("cuda"):
         raise InputError(f"--device {device}: tiles are those of a GPU; use --device cuda")
     bench = tune.on_cuda(opened)

@@ -17,7 +17,8 @@ TABLE = ("op", "case", "type", "backend", "tile", "rel. RMS", "allowed", "max ul
 
 @click.command("verify")
 @click.option("--device", default="auto", show_default=True,
-              help="auto, cpu, cuda, or interpreter: GPU kernels without a GPU.")  # fmt: skip
+              help="cpu, cuda, cuda:N, auto (the CPU, until GPUs have been tried), or interpreter: "
+              "GPU kernels without a GPU.")  # fmt: skip
 @click.option("--kernels", default="auto", show_default=True,
               help="auto: every backend of the device; or one.")  # fmt: skip
 @click.option("--ops", metavar="LIST",

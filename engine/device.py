@@ -136,10 +136,14 @@ class Device:
             yield
 
 
-def open_device(name: str = "auto", kernels: str = "auto", *, graphs: bool = True) -> Device:
+def open_device(
+    name: str = "auto", kernels: str = "auto", *, graphs: bool = True,
+    instead: str = ", or use --device cpu",
+) -> Device:  # fmt: skip
     """The device called `name`, with one backend if `kernels` names it, else all that can run.
 
     auto is `AUTO`. `graphs` False keeps a GPU from replaying steps as CUDA graphs (debugging).
+    `instead`: how the error for a GPU that cannot be used ends, where the CPU is no way out.
 
     Raises: InputError for an unknown name or a device or backend that is not here.
     """
@@ -153,7 +157,7 @@ def open_device(name: str = "auto", kernels: str = "auto", *, graphs: bool = Tru
     if place == "interpreter":
         return _interpreter(wanted[0])
     if place == "cuda":
-        _check_gpu(name, int(number or 0), wanted)
+        _check_gpu(name, int(number or 0), wanted, instead)
     gpu = cuda.Gpu(int(number or 0)) if place == "cuda" else None  # the one that backends look at
     missing = {name: registry.missing(name) for name in wanted}
     usable = tuple(name for name in wanted if missing[name] is None)
@@ -165,6 +169,11 @@ def open_device(name: str = "auto", kernels: str = "auto", *, graphs: bool = Tru
     from .gpu import CudaDevice
 
     return CudaDevice(gpu, usable, declined, graphs=graphs)
+
+
+def idle_gpu() -> bool:
+    """Whether auto is the CPU although there is a GPU that could be used."""
+    return AUTO == "cpu" and cuda.missing(0) is None
 
 
 def _interpreter(backend: str) -> Device:
@@ -179,10 +188,10 @@ def _interpreter(backend: str) -> Device:
     return Device("interpreter", (backend,), warning=SLOW, precisions=precisions, pictures=True)
 
 
-def _check_gpu(name: str, index: int, backends: tuple[str, ...]) -> None:
+def _check_gpu(name: str, index: int, backends: tuple[str, ...], instead: str) -> None:
     """Raises: InputError when GPU `index` cannot be used."""
     if (reason := cuda.missing(index)) is not None:
-        raise InputError(f"--device {name}: {reason}, or use --device cpu")
+        raise InputError(f"--device {name}: {reason}{instead}")
     if "triton" in backends and triton.interpreted():
         raise InputError(
             f"--device {name}: TRITON_INTERPRET is set, which keeps Triton from the GPU; unset it"

@@ -128,8 +128,8 @@ class CudaDevice(Device):
                 self.gpu.compute.synchronize()
             except cuda.out_of_memory() as error:
                 raise BackendError(
-                    f"{self.name} ({self.gpu.name}) has too little memory left: {error}; use a "
-                    "smaller --batch-size, or end what else runs on it"
+                    f"{self.name} ({self.gpu.name}) has too little memory left: {error}; use "
+                    "smaller batches, or end what else runs on it"
                 ) from error
             except RuntimeError as error:
                 # Triton has no type of its own for what CUDA tells it

@@ -213,7 +213,7 @@ class Network:
                 fits = half
             else:
                 too_much = half
-        told = f"--batch-size {fits} fits" if fits else "not even --batch-size 1 fits"
+        told = f"batch size {fits} fits" if fits else "not even batch size 1 fits"
         return InputError(
             f"batch size {batch} does not fit into {self.device.name}: {error}; {told}"
         )

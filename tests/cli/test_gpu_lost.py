@@ -78,7 +78,7 @@ def test_commands__a_batch_that_does_not_fit(started, tmp_path, pictures, simula
         code, out, err = call(*command, "--device", "cuda")
         assert (code, out, len(err)) == (2, "", 1), err
         assert re.search(r"batch size \d+ does not fit into cuda:0: 0.27 GB needed, .*; "
-                         r"--batch-size \d+ fits$", err[0])  # fmt: skip
+                         r"batch size \d+ fits$", err[0])  # fmt: skip
     assert sorted(tmp_path.iterdir()) == before
 
 

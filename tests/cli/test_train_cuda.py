@@ -36,6 +36,14 @@ def test_train__on_a_gpu_and_on_the_cpu_from_there(tmp_path, pictures, simulated
     assert "arena" not in told
 
 
+def test_train__auto_beside_a_gpu(tmp_path, pictures, simulated):
+    settings = [*small(pictures, epochs=1)[1:], "--device", "auto"]
+    told = _train(*settings, "--out", tmp_path / "a")
+    assert "--device auto is the CPU; --device cuda trains on the GPU that is here" in told
+    simulated.count = 0
+    assert "--device cuda" not in _train(*settings, "--out", tmp_path / "b")
+
+
 def test_train__no_graph(tmp_path, pictures, simulated):
     _train(
         *small(pictures, epochs=1)[1:], "--device", "cuda", "--no-graph", "--out", tmp_path / "r"

@@ -30,7 +30,8 @@ def test_tune__without_a_gpu_is_one_line(tmp_path):
         device.open_device("cuda")
     except InputError:
         line = refused("tune", cwd=tmp_path)
-        assert "--device cuda" in line
+        assert "--device cuda: " in line
+        assert line.endswith("; tiles are measured on a GPU only")
     else:
         pytest.skip("there is a GPU")
 
@@ -56,7 +57,7 @@ def test_tune__refuses_in_one_line(arguments, told):
 
 def test_tune__tells_why_a_pretended_gpu_has_no_driver(monkeypatch):
     opened = replace(device.open_device("interpreter"), name="cuda")
-    monkeypatch.setattr(device, "open_device", lambda name: opened)
+    monkeypatch.setattr(device, "open_device", lambda name, **_: opened)
     monkeypatch.setattr(hardware, "nvidia_driver", lambda: "no NVIDIA driver")
     with pytest.raises(InputError, match="--device cuda: no NVIDIA driver"):
         call(*SMALL)
@@ -69,7 +70,7 @@ def pretended(tmp_path, monkeypatch):
     monkeypatch.setattr(judge.Question, "judge", lambda *a, **k: judge.Verdict("passed"))
     monkeypatch.setattr(tune, "ROUNDS", 2)
     opened = replace(device.open_device("interpreter"), name="cuda")
-    monkeypatch.setattr(device, "open_device", lambda name: opened)
+    monkeypatch.setattr(device, "open_device", lambda name, **_: opened)
 
     def watch(call):
         return float(call.keywords["config"]["rows"])

@@ -182,12 +182,12 @@ def test_gpu__too_little_memory_names_the_batch_that_fits(tmp_path, simulated):
     simulated.memory = simulated.used + needed + gpus.SPARE - 1
     with pytest.raises(
         InputError, match=r"batch size 8 does not fit into cuda:0: 0\.\d\d GB needed, .*; "
-        r"--batch-size 7 fits"
+        r"batch size 7 fits"
     ):  # fmt: skip
         toy_trainer(tmp_path / "c", device="cuda", batch_size=8)
     toy_trainer(tmp_path / "d", device="cuda", batch_size=7)
     simulated.memory = simulated.used + gpus.SPARE
-    with pytest.raises(InputError, match="not even --batch-size 1 fits"):
+    with pytest.raises(InputError, match="not even batch size 1 fits"):
         toy_trainer(tmp_path / "c", device="cuda", batch_size=8)
 
 
@@ -212,7 +212,7 @@ def test_gpu__a_later_stage_that_will_not_fit_is_told_before_the_run(tmp_path, s
          r"cuda:0 .* failed: Triton Error \[CUDA\]: an illegal address was met"),
         (simulated_cuda.OutOfMemoryError("Out of memory allocating 512 bytes"),
          r"cuda:0 \(Simulated GPU\) has too little memory left: Out of memory allocating 512 "
-         "bytes; use a smaller --batch-size, or end what else runs on it"),
+         "bytes; use smaller batches, or end what else runs on it"),
         (BackendError("backend triton: _conv2d_kernel cannot run on this GPU: out of resource"),
          "backend triton: _conv2d_kernel cannot run on this GPU: out of resource"),
     ],
