@@ -87,11 +87,14 @@ def test_training__stopped_goes_on_to_the_same_bits(tmp_path, kernels):
         np.testing.assert_array_equal(value, expected[key], err_msg=key)
 
 
-def test_logits__of_replayed_batches_follow_the_cpu(tmp_path, kernels):
+@pytest.mark.parametrize("pictures", [True, False])
+def test_logits__of_replayed_batches_follow_the_cpu(tmp_path, kernels, pictures):
     """Four batches, the last one filled up: launches, a capture and replays."""
     trained = _trained(tmp_path / "run", kernels="numpy")[1]
-    images = trained.network.normalise(trained.splits.test.images)
-    network = Network(trained.description, open_device("cuda", kernels), infer_batch=6)
+    images = trained.splits.test.images
+    network = Network(
+        trained.description, open_device("cuda", kernels), infer_batch=6, pictures=pictures
+    )
     network.load(trained.network.state_dict())
     with network.device.session():
         found = network.logits(images)
