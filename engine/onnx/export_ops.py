@@ -87,6 +87,14 @@ def _broadcast(e: Exporter, node: Node) -> None:
     e.call(node.out, e.name(node["x"]))  # Add and Mul repeat by themselves
 
 
+@writes("reduce_sum")
+def _reduce_sum(e: Exporter, node: Node) -> None:
+    x, out = outside(node["x"].shape), outside(node.out.shape)
+    axes = [axis for axis, (n, left) in enumerate(zip(x, out, strict=True)) if n != left]
+    told = e.weight(f"{node.name}/axes", np.asarray(axes, np.int64))
+    e.emit("ReduceSum", node, [e.name(node["x"]), told], noop_with_empty_axes=1)
+
+
 @writes("max_pool2d", "avg_pool2d")
 def _pool(e: Exporter, node: Node) -> None:
     op = node["op"]

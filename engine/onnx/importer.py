@@ -259,4 +259,11 @@ def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
         raise InputError(f"the shapes {told} do not fit each other") from None
 
 
-from . import ops_elementwise, ops_layers, ops_pool, ops_products, ops_shape  # noqa: E402, F401
+from . import (  # noqa: E402
+    ops_elementwise,  # noqa: F401
+    ops_layers,  # noqa: F401
+    ops_pool,  # noqa: F401
+    ops_products,  # noqa: F401
+    ops_reduce,  # noqa: F401
+    ops_shape,  # noqa: F401
+)

@@ -19,7 +19,8 @@ OPS = (
     "Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool",
     "Relu", "LeakyRelu", "PRelu", "Clip", "BatchNormalization", "LRN", "Gemm", "MatMul", "Add",
     "Sum", "Mul", "Concat", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Pad",
-    "Dropout", "Softmax", "LogSoftmax", "Identity", "Constant",
+    "Dropout", "Softmax", "LogSoftmax", "Identity", "Constant", "ReduceMean", "ReduceSum",
+    "ReduceMax",
 )  # fmt: skip
 ALL_AT_RUN_TIME = {"Add", "Sum", "Mul", "Concat", "MatMul", "Gemm"}
 INTEGERS = ("int8", "int16", "uint8", "uint16", "uint32", "uint64")
@@ -33,6 +34,8 @@ SKIPPED = {
         "test_clip_default_int8_inbounds",
         "test_clip_default_int8_inbounds_expanded",
         "test_maxpool_2d_uint8",
+        "test_reduce_max_bool_inputs",
+        "test_reduce_max_empty_set_bool",
         "test_edge_pad",
         "test_reflect_pad",
         "test_wrap_pad",
@@ -71,6 +74,7 @@ SKIPPED = {
             )
         ),
     ],
+    "the maximum of nothing": ["test_reduce_max_empty_set"],
     "the places of the maxima as an output": [
         "test_maxpool_with_argmax_2d_precomputed_pads",
         "test_maxpool_with_argmax_2d_precomputed_strides",

@@ -129,6 +129,47 @@ def test_import__a_softmax_over_the_images_is_refused(rng, tmp_path):
         _network(path, (8, 8, 3), 5)
 
 
+REDUCED = [  # as torch writes global pooling, and what it is here
+    (20, "ReduceMean", [2, 3], True, ["conv2d", "global_avg_pool2d", "dense"]),
+    (13, "ReduceMean", [-1, -2], False, ["conv2d", "global_avg_pool2d", "dense"]),
+    (18, "ReduceMax", [2, 3], False, ["conv2d", "max_pool2d", "dense"]),
+    (20, "ReduceSum", [2, 3], False, ["conv2d", "reduce_sum", "dense"]),
+    (20, "ReduceMean", [3], True, ["conv2d", "reduce_sum", "broadcast", "mul", "dense"]),
+]
+
+
+@pytest.mark.parametrize(("opset", "kind", "axes", "kept", "steps"), REDUCED)
+def test_import__reductions(rng, opset, kind, axes, kept, steps, tmp_path):
+    """And the way out: the file that we write of it gives the same numbers."""
+    features = 6 if len(axes) == 2 else 6 * 8
+    arrays = weights(rng, w=(6, 3, 3, 3), top=(5, features))
+    told, inputs = {"axes": axes}, ["c"]
+    if opset >= 18 or kind == "ReduceSum":
+        told, inputs = {}, ["c", "axes"]
+        arrays["axes"] = np.array(axes)
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        node(kind, inputs, ["r"], keepdims=int(kept), **told), node("Flatten", ["r"], ["f"]),
+        node("Gemm", ["f", "top"], ["y"], transB=1),
+    ]  # fmt: skip
+    proto = model(nodes, {"x": ["N", 3, 8, 8]}, {"y": ["N", 5]}, arrays, opset)
+    x = rng.standard_normal((3, 8, 8, 3), np.float32)
+    network = _network(save(proto, tmp_path / "a.onnx"), (8, 8, 3), 5)
+    network.initialise(0)
+    logits, theirs = network.logits(x), x.transpose(0, 3, 1, 2)
+    _close(logits, outputs_of(proto, theirs))
+    assert [n.op for n, _ in network.inference.steps] == steps
+    exporter.save(tmp_path / "b.onnx", network.description, network.state_dict())
+    _close(logits, outputs_of(str(tmp_path / "b.onnx"), theirs))
+
+
+def test_import__a_mean_over_the_images_is_refused(rng, tmp_path):
+    nodes = [node("Flatten", ["x"], ["f"]), node("ReduceMean", ["f"], ["y"], axes=[0])]
+    path = save(model(nodes, {"x": ["N", 3, 2, 2]}, {"y": [1, 12]}), tmp_path / "mean.onnx")
+    with pytest.raises(InputError, match="over axis 0 it would mix the images of a batch"):
+        _network(path, (2, 2, 3), 12)
+
+
 def _old(rng, opset):
     """What changed its form between the opsets: Pad, Clip, Squeeze, Dropout, Softmax, BatchNorm."""
     arrays = weights(rng, w=(4, 3, 3, 3), gamma=(4,), beta=(4,), mean=(4,), top=(4, 6))
