@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -29,35 +30,49 @@ LAST = "the last"
               help="Print the graph after a pass: build, autodiff (training), fold (inference), "
               "fuse, concat, select.  [default: the last]")  # fmt: skip
 @click.option("--plan", is_flag=True, help="Print the steps that will run, each with its reason.")
+@click.option("--freeze-until", metavar="LAYER",
+              help="As in train: tell what is frozen, and what training starts from.")  # fmt: skip
 @click.option("--precision", default=TrainConfig.precision, show_default=True,
               help=options.SETTINGS["precision"])  # fmt: skip
 @options.DEVICE
 @options.KERNELS
 def command(
     arch: str | None, input_shape: str | None, classes: int | None, batch: int,
-    options: tuple[str, ...], training: bool, graph_pass: str | None, plan: bool, precision: str,
-    device: str, kernels: str,
+    options: tuple[str, ...], training: bool, graph_pass: str | None, plan: bool,
+    freeze_until: str | None, precision: str, device: str, kernels: str,
 ) -> None:  # fmt: skip
     """Show the layers of ARCH and what they cost; without ARCH list all networks."""
     from ..engine import compile as compiler
     from ..engine.device import open_device
+    from ..engine.freeze import frozen
     from ..engine.models import build_graph, get_model
     from ..engine.precision import activation_dtype, products
     from .options import network_options
 
     if arch is None:
-        if graph_pass is not None or plan:
-            raise InputError("name the network first: cnnengine show ARCH --graph [PASS] or --plan")
+        if graph_pass is not None or plan or freeze_until is not None:
+            raise InputError(
+                "name the network first: cnnengine show ARCH --graph [PASS], --plan or "
+                "--freeze-until LAYER"
+            )
         _list_networks()
         return
     model = get_model(arch)
     shape = _parse_shape(input_shape) if input_shape else model.input_shape
     where = open_device(device, kernels)
-    graph = build_graph(
-        arch, batch, shape, classes or model.classes, training=training,
-        dtype=activation_dtype(precision, where), products=products(precision, where),
-        options=network_options(options),
-    )  # fmt: skip
+
+    def build(batch: int, training: bool) -> Graph:
+        return build_graph(
+            arch, batch, shape, classes or model.classes, training=training,
+            dtype=activation_dtype(precision, where), products=products(precision, where),
+            options=network_options(options),
+        )  # fmt: skip
+
+    graph = build(batch, training)
+    freezing = None
+    if freeze_until is not None:
+        freezing = _freezing(freeze_until, build(1, False), build(2, True))
+        graph = frozen(graph, freezing.boundary.name)
     stages = dict(compiler.stages(graph, where, training=training))
     final = stages[list(stages)[-1]]
     if graph_pass is not None:
@@ -67,7 +82,53 @@ def command(
     if plan:
         _print_plan(final)
     if graph_pass is None and not plan:
-        _print_layers(model, graph, final)
+        _print_layers(model, graph, final, freezing)
+
+
+@dataclass(frozen=True)
+class _Freezing:
+    """What `train --freeze-until` would freeze of a network; costs are of one image.
+
+    `kept`: what the frozen layers give can be kept on disk.
+    """
+
+    layer: str
+    boundary: Value
+    layers: frozenset[str]
+    parameters: tuple[int, int]  # frozen, and of all layers that are then left
+    flops: tuple[int, int]  # a training step of the rest, and of the whole network
+    kept: bool
+
+
+def _freezing(layer: str, infers: Graph, trains: Graph) -> _Freezing:
+    """Raises: InputError for a layer behind which a network cannot be cut."""
+    from ..engine import freeze
+    from ..engine.passes.autodiff import autodiff
+
+    random = freeze.dropped(trains)
+    boundary = freeze.find_boundary(infers, layer, f"--freeze-until {layer}", random)
+    front, _ = freeze.cut(infers, boundary.name)
+    rest = freeze.frozen(trains, boundary.name)
+    kept = not freeze.front_of(infers, boundary.name)[1] & random
+    if kept:
+        rest = freeze.cut(rest, boundary.name)[1]
+    own, whole = autodiff(rest).flops() // 2, autodiff(trains).flops() // 2
+    counts = front.parameter_count(), infers.parameter_count()
+    names = frozenset(node.name for node in front.nodes)
+    return _Freezing(layer, boundary, names, counts, (own, whole), kept)
+
+
+def _facts_of(freezing: _Freezing) -> list[tuple[str, object]]:
+    held, count = freezing.parameters
+    value, (own, whole) = freezing.boundary, freezing.flops
+    kept = f"{output.scaled(value.nbytes, 'B')} an image, with train --shift 0 --no-flip"
+    return [
+        ("frozen", f"up to and including {freezing.layer}: {held:,} of {count:,} parameters"),
+        ("training starts from", f"{value.name} {'x'.join(map(str, value.shape[1:]))}"),
+        ("kept on disk", kept if freezing.kept else "nothing: there is dropout among them"),
+        ("training step", f"{output.scaled(own, 'FLOP')} an image in place of "
+                          f"{output.scaled(whole, 'FLOP')}"),
+    ]  # fmt: skip
 
 
 def _parse_shape(text: str) -> tuple[int, int, int]:
@@ -91,7 +152,9 @@ def _list_networks() -> None:
     output.print_table(columns, rows, left=("network", "what it is", "options"))
 
 
-def _print_layers(model: Model, graph: Graph, final: Graph) -> None:
+def _print_layers(
+    model: Model, graph: Graph, final: Graph, freezing: _Freezing | None
+) -> None:  # fmt: skip
     """One row a layer of the forward graph, as its builder wrote it; then the totals."""
     from ..engine.passes.memory import plan_memory
 
@@ -102,9 +165,11 @@ def _print_layers(model: Model, graph: Graph, final: Graph) -> None:
             node.name, node.op, "x".join(map(str, out.shape)), _parameters(node) or "",
             output.scaled(node.flops()) if node.flops() else "",
             output.scaled(sum(v.nbytes for v in node.writes), "B"),
+            *(["frozen" * (node.name in freezing.layers)] if freezing else []),
         ))  # fmt: skip
     total = ("total", "", "", graph.parameter_count(), output.scaled(graph.flops()), "")
     columns = ("layer", "op", "output", "parameters", "FLOP", "activations")
+    columns, total = (*columns, *[""] * bool(freezing)), (*total, *[""] * bool(freezing))
     batch, *image = graph.inputs[0].shape
     output.print_table(
         columns, rows, left=("layer", "op"), footer=total,
@@ -119,7 +184,7 @@ def _print_layers(model: Model, graph: Graph, final: Graph) -> None:
         facts.append(("forward + backward", output.scaled(final.flops(), "FLOP")))
     saved = 1 - memory.total_bytes / max(1, memory.unplanned_bytes)
     facts.append(("memory plan", f"{memory} ({saved:.0%} saved)"))
-    output.print_facts(facts)
+    output.print_facts([*facts, *(_facts_of(freezing) if freezing else [])])
 
 
 def _parameters(node: Node) -> int:

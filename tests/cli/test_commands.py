@@ -285,6 +285,21 @@ def test_show__plan_gives_backend_and_reason(tmp_path):
     assert "blocks of" in out
 
 
+def test_show__what_would_be_frozen(tmp_path):
+    """Four convolutions of vgg-small with a dropout further on; all in front of it may be kept."""
+    told = succeed("show", "vgg-small", "--freeze-until", "conv2_2", cwd=tmp_path).out.splitlines()
+    frozen = [line.split()[0] for line in told if line.endswith("frozen")]
+    assert frozen[0] == "conv1_1"
+    assert frozen[-1] == "pool2"
+    facts = {line[:21].strip(): line[21:].strip() for line in told}
+    held = sum(9 * c * k + k for c, k in ((1, 32), (32, 32), (32, 64), (64, 64)))
+    assert facts["frozen"] == f"up to and including conv2_2: {held:,} of 584,170 parameters"
+    assert facts["training starts from"] == "pool2/y 7x7x64"
+    assert facts["kept on disk"].startswith(f"{4 * 7 * 7 * 64 / 1e3:.1f} kB an image")
+    told = succeed("show", "alexnet", "--freeze-until", "dense7", cwd=tmp_path).out
+    assert "kept on disk          nothing: there is dropout among them" in told
+
+
 def test_show__in_a_pipe_has_no_blanks_at_the_ends_of_lines(tmp_path):
     lines = succeed("show", "lenet", cwd=tmp_path).out.splitlines()
     assert any("memory plan" in line for line in lines)

@@ -314,6 +314,7 @@ def test_predict__more_classes_than_there_are(trained, pictures):
         (("vgg-small", "--graph", "fusion"), ("'fusion'", "did you mean fuse")),
         (("vgg-small", "--option", "depth=3"), ("'depth'", "width")),
         (("--plan",), ("name the network",)),
+        (("vgg-small", "--freeze-until", "conv9"), ("--freeze-until conv9: ", "no layer")),
     ],
 )
 def test_show__wrong_value(tmp_path, arguments, told):
