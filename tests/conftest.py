@@ -26,6 +26,10 @@ def pytest_configure(config):
     os.environ.setdefault("TRITON_INTERPRET", "1")
     if triton.interpreted():
         launch.simulate()
+    if config.option.every:
+        import machine
+
+        machine.sample(config.option.every)
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -45,6 +49,14 @@ def pytest_addoption(parser):
         action="append",
         default=["numpy"],
         help="fail, rather than skip, the tests of this backend where it cannot run",
+    )
+
+    parser.addoption(
+        "--every",
+        type=int,
+        metavar="N",
+        help="run one fuzzed case in N on Triton and CuPy (nearly each compiles a kernel; "
+        "without a GPU 16, with one 1)",
     )
 
 

@@ -140,6 +140,12 @@ ADAPTERS: dict[str, Adapter] = {  # how each backend differs from one that does 
 }
 
 
+def sample(every: int) -> None:
+    """Run one fuzzed case in `every` on the GPU backends, and listed ones in one type each."""
+    for name in ("triton", "cupy"):
+        ADAPTERS[name] = replace(ADAPTERS[name], every=every)
+
+
 def adapter(name: str) -> Adapter:
     """The adapter of the backend `name` (a variant's name is "backend:variant")."""
     return ADAPTERS.get(name.partition(":")[0], Adapter())

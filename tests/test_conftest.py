@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import machine
+
 ROOT = Path(__file__).parents[1]
 COLLECT = """
 import sys, pytest
@@ -24,3 +26,14 @@ def test_collection__of_gpu_tests_needs_no_package_of_other_tests():
     for backend in ("triton", "cupy"):
         assert any(f"_training.py::test_training__follows_the_cpu[{backend}-" in n for n in lines)
         assert any("test_images.py::" in n and f"[{backend}-" in n for n in lines)
+
+
+def test_sample__thins_the_cases_of_gpu_backends_only(monkeypatch):
+    monkeypatch.setattr(machine, "ADAPTERS", dict(machine.ADAPTERS))
+    before = {name: machine.adapter(name) for name in ("numpy", "triton", "cupy")}
+    machine.sample(5)
+    assert [machine.adapter(name).every for name in before] == [1, 5, 5]
+    for name, adapter in before.items():
+        assert (machine.adapter(name).dtypes, type(machine.adapter(name))) == (
+            adapter.dtypes, type(adapter)
+        )  # fmt: skip
