@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from ..engine import nvml
 from ..engine.device import Device, open_device
+from ..engine.gpu import CudaDevice
 from ..engine.network import Description
 from .host_time import host_time
 from .kernels import timed
@@ -191,7 +193,10 @@ def run(
             row["torch_terms"] = terms(precision)
             if ways.wrong:
                 continue
+        watch = nvml.Watch(device.gpu.bus()) if isinstance(device, CudaDevice) else None
         row |= timed(candidates, [side.name], seconds, rounds, STEADY_SECONDS)
+        if watch is not None:
+            row["gpu"] = watch.told()
         candidates.clear()  # before the next mode's: both hold memory of the device
         if against and device.slots:
             from .baselines_cuda import release

@@ -57,13 +57,16 @@ def lines(log: Log, program: Program) -> Iterator[str]:
 def results(log: Log) -> dict[str, list[Told]]:
     """Kind of result → the rows that a log has of it.
 
-    A network's row beside torch.compile, made later, stands in the place of that without.
+    A network's row beside torch.compile, made later, stands in the place of that without; what is
+    wrong stays beside what is right.
     """
     compiled = (told["rows"] for told in log.told("compiled").values())
     told = [*log.told("networks").values(), *compiled]
     found = {
         "kernels": list(log.told("kernels").values()),
-        "network": list({row["key"]: row for rows in told for row in rows}.values()),
+        "network": list(
+            {(row["key"], bool(row["failed"])): row for rows in told for row in rows}.values()
+        ),
         "accuracy": list(log.told("accuracy").values()),
     }
     on_a_gpu = log.lines[0]["told"].get("gpu") is not None

@@ -119,7 +119,7 @@ def _graphed(launch: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
             launch()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=stream):
         result = launch()
 
     def replay() -> torch.Tensor:

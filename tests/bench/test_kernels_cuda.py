@@ -334,6 +334,7 @@ def test_network__tells_the_hosts_time_apart(simulated, bench_json):
     assert code == 0, err
     train, infer = told["rows"]
     assert train["host_seconds"] > 0
+    assert (train["gpu"], infer["gpu"]) == (None, None)  # without NVML
     assert "host_seconds" not in infer
 
 

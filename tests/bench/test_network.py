@@ -204,7 +204,7 @@ def graph_way(torch, monkeypatch):
     for name in ("Stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, lambda: stream)
     for name in ("stream", "graph"):
-        monkeypatch.setattr(torch.cuda, name, lambda given: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, name, lambda given, **told: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", NoGraph)
     monkeypatch.setattr(torch_side, "WAYS", {"cpu": ("channels_last", "graph")})
     return torch
@@ -225,7 +225,7 @@ def test_torch_ways__a_graph_is_a_way_and_must_do_its_work(graph_way, mode):
 def test_torch_ways__what_cannot_be_captured_is_told(graph_way, monkeypatch):
     from cnnengine.bench.torch_side import torch_ways
 
-    def refuse(given):
+    def refuse(given, stream):
         raise RuntimeError("operation not permitted when stream is capturing\nlong story")
 
     monkeypatch.setattr(graph_way.cuda, "graph", refuse)
