@@ -34,10 +34,11 @@ MODES = ("train", "infer")
 # gradients are not: a pre-activation or a maximum within rounding of its threshold may fall either
 # way, and one such pixel among the 10^5 of a filter's sum shows as some 1e-3 of it.
 LOGITS_RMS, GRADIENT_RMS = 2e-5, 5e-3
-# Less precise numbers flip more of them: bfloat16 moved gradients of vgg-small's first layer by
-# 0.19. Factors cut to TF32 lose some 7e-4 in every layer, always towards zero: 4e-3 in vgg-small,
-# 1e-2 in vgg16. Only gross errors show here; `cnnengine verify` holds each kernel to its tolerance.
-COARSE = {"tf32": (2e-2, 0.1), "bf16": (3e-2, 0.5), "fp16": (1e-2, 0.5)}
+# Less precise numbers flip more of them: bfloat16 moves the gradient of the first layer by 0.16 in
+# vgg-small, 0.31 in GoogLeNet, 0.40 in VGG16, and torch's by as much. Factors cut to TF32 lose some
+# 7e-4 in every layer, always towards zero: 4e-3 in vgg-small, 1e-2 in vgg16. Only gross errors show
+# here; `cnnengine verify` holds each kernel to its tolerance.
+COARSE = {"tf32": (2e-2, 0.1), "bf16": (3e-2, 0.6), "fp16": (1e-2, 0.5)}
 # Deep networks have more thresholds, and which of them flip is chance, on either side. Where
 # gradients in float32 are further than GRADIENT_RMS from torch's, float64 judges both, and
 # ours may be FLIPS times as far from it as torch's worst, at most GROSS. GoogLeNet at batch 2: ours
