@@ -53,7 +53,7 @@ class Adapter:
 
 
 def _native_gap(call: Call) -> bool:
-    if call.border or call.function in ("lrn", "lrn_backward"):
+    if call.border:
         return True
     op, groups = call.inputs.get("op"), getattr(call.inputs.get("op"), "groups", 1)
     filters = call.out_shape if call.function == "conv2d_wgrad" else np.shape(call.inputs.get("w"))

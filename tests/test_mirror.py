@@ -24,7 +24,7 @@ EXCEPTIONS = {
     ("native", module): "NumPy is bound by memory there already: C has the rest"
     for module in (
         *("activation", "dense", "elementwise", "images", "loss"),
-        *("lrn", "lrn_backward", "shape", "update"),
+        *("shape", "update"),
     )
 }
 

@@ -1,4 +1,4 @@
-"""The fast CPU backend: float32 convolutions, batch norm and pools in C.
+"""The fast CPU backend: float32 convolutions, pools, batch norm and LRN in C.
 
 `kernels/numpy` is its readable twin.
 """

@@ -89,6 +89,20 @@ class Norm(ctypes.Structure):
     ]
 
 
+class Lrn(ctypes.Structure):
+    """`struct lrn` of lrn.c, field by field."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("x", "dy", "out")],
+        *[(name, ctypes.c_int64) for name in ("pixels", "channels")],
+        *[(name, ctypes.c_int64) for name in ("x_pitch", "dy_pitch", "out_pitch")],
+        *[(name, ctypes.c_int64) for name in ("before", "after")],
+        *[(name, ctypes.c_float) for name in ("scale", "k", "exponent", "slope")],
+        *[(name, ctypes.c_int64) for name in ("pixels_per_block", "pixels_per_chunk")],
+        *[(name, ctypes.c_int64) for name in ("chunks", "scratch_floats")],
+    ]
+
+
 def path(variant: str) -> Path | None:
     """The shared library of `variant`, or None if it was not built."""
     folder = Path(__file__).parent
@@ -104,7 +118,7 @@ def open_library(variant: str) -> ctypes.CDLL:
         raise BackendError(f"backend native: no library for {variant}; built: {built()}")
     library = ctypes.CDLL(str(file))
     pointer = ctypes.c_void_p
-    for kernel in ("correlate", "wgrad", "unpool", "norm", "pool"):
+    for kernel in ("correlate", "wgrad", "unpool", "norm", "lrn", "pool"):
         make, run = getattr(library, f"{kernel}_plan"), getattr(library, f"{kernel}_run")
         make.argtypes, make.restype = [pointer], None  # the problem, to complete
         run.argtypes, run.restype = [pointer] * 3, None  # the problem, tickets, a thread's scratch

@@ -1,7 +1,8 @@
-"""Batch norm in C, float32: chunks of pixels that stay in cache, each array read once a stage.
+"""Batch norm and LRN in C, float32: chunks of pixels that stay in cache.
 
-Training has two stages, statistics of each chunk and normalisation, and so has the gradient; in
-between the chunks are joined here, in order and in float64. Chunks depend on the shape alone.
+Batch norm reads each array once a stage. Training has two stages, statistics of each chunk and
+normalisation, and so has the gradient; in between the chunks are joined here, in order and in
+float64. Chunks depend on the shape alone.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .. import spec
 from ..arrays import pixel_pitch
 from ..errors import UnsupportedError
 from ..numpy.threads import get_threads
-from ..spec import BatchNorm, Config
+from ..spec import LRN, BatchNorm, Config
 from ..spec.contract import Array, InOut, Out, dtype_name, implements
 from . import library, plan
 from .plan import MOST_ELEMENTS, address
@@ -46,8 +47,11 @@ def choose(function: str, arguments: Mapping[str, Any], variant: str | None = No
     *pixels, channels = arguments["x"].shape
     variant = variant or library.filled(channels)
     workers = get_threads()
-    sums = function != "batch_norm_inference"
-    made = _plan(math.prod(pixels), channels, sums, variant, workers)
+    if function in ("lrn", "lrn_backward"):
+        made = _lrn_plan(math.prod(pixels), channels, arguments["op"], variant, workers)
+    else:
+        sums = function != "batch_norm_inference"
+        made = _plan(math.prod(pixels), channels, sums, variant, workers)
     reason = f"float32, in vectors ({variant}), chunks: {made.problems[0].chunks}"
     return Config(f"chunks-{variant}", (("workers", workers),), made.workspace_bytes, reason)
 
@@ -188,3 +192,44 @@ def batch_norm_backward(
     stages.run(
         SPREAD, x=x, dy=dy, mask=mask, mean=mean, scale=scale, shift=shift, slope=slope, out=out
     )
+
+
+@functools.lru_cache(maxsize=512)
+def _lrn_plan(pixels: int, channels: int, op: LRN, variant: str, workers: int) -> plan.Plan:
+    most = max(0, channels - 1)
+    problem = library.Lrn(
+        pixels=pixels, channels=channels,
+        before=min(op.size // 2, most), after=min((op.size - 1) // 2, most),
+        scale=op.alpha / op.size, k=op.k, exponent=-op.beta,
+        slope=2.0 * op.alpha * op.beta / op.size,
+    )  # fmt: skip
+    library.open_library(variant).lrn_plan(ctypes.byref(problem))
+    scratch = plan.aligned(4 * problem.scratch_floats)
+    return plan.Plan((problem,), (), (), scratch, max(1, min(workers, problem.chunks)))
+
+
+def _run_lrn(function: str, x: Array, dy: Array | None, out: Array, op: LRN) -> None:
+    if (reason := supports(function, {"x": x})) is not None:
+        raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
+    *pixels, channels = x.shape
+    variant = library.filled(channels)
+    made = _lrn_plan(math.prod(pixels), channels, op, variant, get_threads())
+
+    def fill(p: Any, shared: list[np.ndarray]) -> None:
+        p.x, p.dy, p.out = address(x), address(dy), address(out)
+        p.x_pitch, p.out_pitch = pixel_pitch(x), pixel_pitch(out)
+        p.dy_pitch = 0 if dy is None else pixel_pitch(dy)
+
+    plan.run(made, library.open_library(variant).lrn_run, None, fill)
+
+
+@implements(spec.lrn)
+def lrn(x: Array, out: Out, *, op: LRN) -> None:
+    """Squares, their sums over neighbouring channels, and the power, a few pixels at a time."""
+    _run_lrn("lrn", x, None, out, op)
+
+
+@implements(spec.lrn_backward)
+def lrn_backward(x: Array, dy: Array, out: Out, *, op: LRN) -> None:
+    """The responses again, then each channel's part in those of its neighbours."""
+    _run_lrn("lrn_backward", x, dy, out, op)

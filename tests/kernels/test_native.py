@@ -72,6 +72,7 @@ def c_fields(file: str, name: str) -> list[str]:
         ("pool.c", "pool", library.Pool),
         ("unpool.c", "unpool", library.Unpool),
         ("norm.c", "norm", library.Norm),
+        ("lrn.c", "lrn", library.Lrn),
     ],
 )
 def test_structures__mirror_the_c_source(file, name, structure):
