@@ -9,9 +9,9 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import oracle
 import tolerance
 
+from cnnengine.bench.verify import oracle
 from cnnengine.kernels import spec
 
 DTYPES = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import oracle
 from calls import DTYPES, Call
 
+from cnnengine.bench.verify import oracle
 from cnnengine.kernels.spec import LRN, BatchNorm, accumulator
 
 from .draw import ALL, Draw, fuzzer, rms

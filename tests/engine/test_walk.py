@@ -9,10 +9,10 @@ import shutil
 import subprocess
 
 import numpy as np
-import oracle
 import pytest
 from PIL import Image
 
+from cnnengine.bench.verify import oracle
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
 from cnnengine.engine.walk import (

@@ -8,9 +8,9 @@ from calls import DTYPES, blank, call_of, compare_oracles, same_bits
 from cases import elementwise as cases
 from cases.draw import ALL, CHUNKS, Draw
 from gradcheck import adjoint, inner
-from oracle.elementwise import FORMATS
 from tolerance import assert_same
 
+from cnnengine.bench.verify.oracle.elementwise import FORMATS
 from cnnengine.kernels.philox import key
 from cnnengine.kernels.spec import Dropout
 

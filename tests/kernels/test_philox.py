@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from oracle.elementwise import philox4x32, philox_number
 
+from cnnengine.bench.verify.oracle.elementwise import philox4x32, philox_number
 from cnnengine.kernels import philox
 
 # counter, key and result, as published with the generator (Random123, kat_vectors)

@@ -7,9 +7,9 @@ import pytest
 from calls import DTYPES, call_of, compare_oracles
 from cases import update as cases
 from cases.draw import ALL, CHUNKS, Draw
-from oracle.elementwise import round_to
 from tolerance import assert_close, assert_same
 
+from cnnengine.bench.verify.oracle.elementwise import round_to
 from cnnengine.kernels.spec import SGD, AdamW, LossScale
 
 
