@@ -36,8 +36,9 @@ class Bound:
 
 
 def rms(*arrays: np.ndarray | None) -> float:
-    """Root mean square of the values of all arrays together (None counts as nothing)."""
-    given = [np.asarray(a, np.float64) for a in arrays if a is not None]
+    """Root mean square of the finite values of all arrays together (None counts as nothing)."""
+    wide = (np.asarray(a, np.float64) for a in arrays if a is not None)
+    given = [a[np.isfinite(a)] for a in wide]
     count = sum(a.size for a in given)
     return math.sqrt(sum(float(np.square(a).sum()) for a in given) / count) if count else 0.0
 
@@ -144,8 +145,7 @@ def _sums(a: Arguments) -> dict[str, Bound]:
 
 
 def _leak(a: Arguments) -> dict[str, Bound]:
-    given = [np.asarray(a[n], np.float64) for n in ("dy", "x", "slope") if a.get(n) is not None]
-    return {"out": Bound(floor=max(rms(v[np.isfinite(v)]) for v in given))}
+    return {"out": Bound(floor=max(rms(a.get(name)) for name in ("dy", "x", "slope")))}
 
 
 def _softmax(a: Arguments) -> dict[str, Bound]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...kernels.spec import Clip, LeakyRelu, Pad
 from .draw import Draw
-from .judge import reference
+from .reference import reference
 from .shapes import Map
 
 Arguments = dict[str, Any]
@@ -61,7 +61,8 @@ def reduce_sum(draw: Draw, g: Map) -> Arguments:
     """Over any axes, into the same type or that of sums."""
     shape = _spread(draw, g)
     kind = draw.sums if draw.chance(0.5) else None
-    return {"x": draw.normal(shape), "out": draw.out(_one_or_all(draw, shape), kind)}
+    x = draw.maybe_nan(draw.normal(shape))
+    return {"x": x, "out": draw.out(_one_or_all(draw, shape), kind)}
 
 
 def _bounds(draw: Draw) -> Clip:
@@ -108,7 +109,7 @@ def prelu_backward(draw: Draw, g: Map) -> Arguments:
 def softmax(draw: Draw, g: Map) -> Arguments:
     """Of vectors or of every pixel; softmax or its logarithm."""
     shape = draw.pick(g.x, (g.x[0] * g.x[1], g.x[2] * g.x[3]))
-    x = draw.normal(shape, draw.pick(0.1, 1.0, 10.0))
+    x = draw.maybe_nan(draw.normal(shape, draw.pick(0.1, 1.0, 10.0)))
     return {"x": x, "out": draw.out(shape), "log": draw.chance(0.5)}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ...kernels import spec
 from ...kernels.spec import MaxPool2d
 from .draw import Draw
-from .judge import reference
+from .reference import reference
 from .shapes import Conv, Dense, Map, Pool
 
 Arguments = dict[str, Any]
@@ -28,17 +28,25 @@ def _conv(draw: Draw, g: Conv) -> tuple[Any, tuple[int, ...], float, Any]:
     return op, op.output_shape(g.x, g.w), scale, draw.layout(op)
 
 
+def _pixels(draw: Draw, g: Conv) -> np.ndarray:
+    """An image; where a filter sees one pixel, perhaps with a NaN.
+
+    Fast algorithms for larger filters may spread a NaN over neighbouring results.
+    """
+    return draw.maybe_nan(draw.normal(g.x)) if g.w[1:3] == (1, 1) else draw.normal(g.x)
+
+
 def conv2d(draw: Draw, g: Conv) -> Arguments:
-    """Forward, with or without bias, residual and ReLU."""
+    """Forward, with or without bias, residual and ReLU; some NaN, which must survive it."""
     op, y, scale, lie = _conv(draw, g)
     return {
-        "x": lie(draw.normal(g.x)),
+        "x": lie(_pixels(draw, g)),
         "w": draw.normal(g.w, scale),
-        "b": draw.vector(g.w[0]) if draw.chance(0.7) else None,
+        "b": draw.maybe_nan(draw.vector(g.w[0])) if draw.chance(0.7) else None,
         "out": lie(draw.out(y)),
         "op": op,
         "relu": draw.chance(0.5),
-        "residual": lie(draw.normal(y)) if draw.chance(0.3) else None,
+        "residual": lie(draw.maybe_nan(draw.normal(y))) if draw.chance(0.3) else None,
     }
 
 
@@ -51,7 +59,7 @@ def conv2d_dgrad(draw: Draw, g: Conv) -> Arguments:
         "w": draw.normal(g.w, scale),
         "out": lie(draw.out(g.x)),
         "op": op,
-        "mask": lie(np.maximum(draw.normal(g.x), 0)) if masked else None,
+        "mask": lie(draw.maybe_nan(np.maximum(draw.normal(g.x), 0))) if masked else None,
         "db": draw.out(g.x[3:], draw.sums) if draw.chance(0.5) else None,
     }
 
@@ -70,9 +78,9 @@ def conv2d_relu_pool(draw: Draw, g: Conv) -> Arguments | None:
         return None
     pooled, whole = HALVING.output_shape(y), draw.chance(0.5)
     return {
-        "x": lie(draw.whole(g.x) if whole else draw.normal(g.x)),
+        "x": lie(draw.whole(g.x) if whole else _pixels(draw, g)),
         "w": draw.whole(g.w) if whole else draw.normal(g.w, scale),
-        "b": None if whole else draw.vector(g.w[0]),
+        "b": None if whole else draw.maybe_nan(draw.vector(g.w[0])),
         "out": lie(draw.out(pooled)),
         "code": draw.out(pooled, "int8") if whole or draw.chance(0.7) else None,
         "op": op,
@@ -87,7 +95,7 @@ def conv2d_relu_pool_backward(draw: Draw, g: Conv) -> Arguments | None:
         return None
     pooled = HALVING.output_shape(y)
     return {
-        "dy": lie(draw.normal(pooled)),
+        "dy": lie(draw.maybe_nan(draw.normal(pooled))),
         "code": draw.rng.integers(0, spec.DEAD + 1, pooled).astype(np.int8),
         "out": lie(draw.out(y)),
         "pool": HALVING,
@@ -111,40 +119,43 @@ def max_pool2d_backward(draw: Draw, g: Pool) -> Arguments:
     x, y = draw.normal(g.x), g.op.output_shape(g.x)
     made = {"x": x, "out": draw.out(y), "code": draw.out(y, "int8"), "op": g.op}
     code = reference("max_pool2d", made)["code"]
-    dy, out = draw.maybe_pitched(draw.normal(y)), draw.maybe_pitched(draw.out(g.x))
+    dy = draw.maybe_pitched(draw.maybe_nan(draw.normal(y)))
+    out = draw.maybe_pitched(draw.out(g.x))
     return {"dy": dy, "code": code, "out": out, "op": g.op}
 
 
 def avg_pool2d(draw: Draw, g: Pool) -> Arguments:
     """Means of the same windows."""
     op = g.average
-    x, out = draw.normal(g.x), draw.out(op.output_shape(g.x))
+    x, out = draw.maybe_nan(draw.normal(g.x)), draw.out(op.output_shape(g.x))
     return {"x": draw.maybe_pitched(x), "out": draw.maybe_pitched(out), "op": op}
 
 
 def avg_pool2d_backward(draw: Draw, g: Pool) -> Arguments:
     """Their gradient."""
     op = g.average
-    dy, out = draw.normal(op.output_shape(g.x)), draw.out(g.x)
+    dy, out = draw.maybe_nan(draw.normal(op.output_shape(g.x))), draw.out(g.x)
     return {"dy": draw.maybe_pitched(dy), "out": draw.maybe_pitched(out), "op": op}
 
 
 def global_avg_pool2d(draw: Draw, g: Map) -> Arguments:
     """The mean of every image's channels."""
-    return {"x": draw.maybe_pitched(draw.normal(g.x)), "out": draw.out((g.x[0], g.x[3]))}
+    x = draw.maybe_pitched(draw.maybe_nan(draw.normal(g.x)))
+    return {"x": x, "out": draw.out((g.x[0], g.x[3]))}
 
 
 def global_avg_pool2d_backward(draw: Draw, g: Map) -> Arguments:
     """Its gradient."""
-    return {"dy": draw.normal((g.x[0], g.x[3])), "out": draw.maybe_pitched(draw.out(g.x))}
+    dy = draw.maybe_nan(draw.normal((g.x[0], g.x[3])))
+    return {"dy": dy, "out": draw.maybe_pitched(draw.out(g.x))}
 
 
 def dense(draw: Draw, g: Dense) -> Arguments:
-    """Forward, with or without bias and ReLU."""
+    """Forward, with or without bias and ReLU; some NaN, which must survive it."""
     return {
-        "x": draw.normal((g.n, g.c)),
+        "x": draw.maybe_nan(draw.normal((g.n, g.c))),
         "w": draw.normal((g.k, g.c), 1 / math.sqrt(g.c)),
-        "b": draw.vector(g.k) if draw.chance(0.7) else None,
+        "b": draw.maybe_nan(draw.vector(g.k)) if draw.chance(0.7) else None,
         "out": draw.out((g.n, g.k)),
         "relu": draw.chance(0.5),
     }
@@ -152,11 +163,12 @@ def dense(draw: Draw, g: Dense) -> Arguments:
 
 def dense_dgrad(draw: Draw, g: Dense) -> Arguments:
     """Gradient of the input, with or without the ReLU below and its bias gradient."""
+    mask = draw.maybe_nan(np.maximum(draw.normal((g.n, g.c)), 0))
     return {
         "dy": draw.normal((g.n, g.k)),
         "w": draw.normal((g.k, g.c), 1 / math.sqrt(g.k)),
         "out": draw.out((g.n, g.c)),
-        "mask": np.maximum(draw.normal((g.n, g.c)), 0) if draw.chance(0.5) else None,
+        "mask": mask if draw.chance(0.5) else None,
         "db": draw.out((g.c,), draw.sums) if draw.chance(0.5) else None,
     }
 
@@ -170,4 +182,4 @@ def dense_wgrad(draw: Draw, g: Dense) -> Arguments:
 def bias_grad(draw: Draw, g: Map) -> Arguments:
     """Column sums of a batch of maps, or of vectors."""
     shape = g.x if draw.chance(0.7) else (g.x[0], g.x[3])
-    return {"dy": draw.normal(shape), "out": draw.out(shape[-1:], draw.sums)}
+    return {"dy": draw.maybe_nan(draw.normal(shape)), "out": draw.out(shape[-1:], draw.sums)}

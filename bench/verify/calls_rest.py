@@ -34,14 +34,14 @@ def relu_backward(draw: Draw, g: Map) -> Arguments:
 
 
 def add(draw: Draw, g: Map) -> Arguments:
-    """A sum, with or without ReLU."""
-    made = {"a": draw.normal(g.x), "b": draw.normal(g.x), "out": draw.out(g.x)}
+    """A sum, with or without ReLU; NaN, infinities and zeros among the values."""
+    made = {"a": draw.rough(g.x), "b": draw.rough(g.x), "out": draw.out(g.x)}
     return {**_in_place(draw, made, "a", "b"), "relu": draw.chance(0.5)}
 
 
 def mul(draw: Draw, g: Map) -> Arguments:
-    """A product."""
-    made = {"a": draw.normal(g.x), "b": draw.normal(g.x), "out": draw.out(g.x)}
+    """A product of such values."""
+    made = {"a": draw.rough(g.x), "b": draw.rough(g.x), "out": draw.out(g.x)}
     return _in_place(draw, made, "a", "b")
 
 
@@ -63,7 +63,7 @@ def channel_slice(draw: Draw, g: Map) -> Arguments:
 def dropout(draw: Draw, g: Map) -> Arguments:
     """Any of several shares, under a random key."""
     words = (int(draw.rng.integers(0, 2**63)), *map(int, draw.rng.integers(0, 2**32, 2)))
-    made = {"x": draw.normal(g.x), "out": draw.out(g.x)}
+    made = {"x": draw.maybe_nan(draw.normal(g.x)), "out": draw.out(g.x)}
     op = Dropout(draw.pick(0.0, 0.1, 0.5, 0.75))
     return {**_in_place(draw, made, "x"), "op": op, "key": philox.key(*words)}
 
@@ -90,7 +90,7 @@ def normalise(draw: Draw, g: Map) -> Arguments:
 def softmax_cross_entropy(draw: Draw, g: Classes) -> Arguments:
     """Losses, with or without gradient and loss scaling."""
     return {
-        "logits": draw.normal((g.n, g.k), draw.pick(0.1, 1.0, 10.0)),
+        "logits": draw.maybe_nan(draw.normal((g.n, g.k), draw.pick(0.1, 1.0, 10.0))),
         "labels": draw.rng.integers(0, g.k, g.n).astype(np.int32),
         "loss": draw.out((g.n,), draw.sums),
         "dlogits": draw.out((g.n, g.k)) if draw.chance(0.8) else None,
@@ -122,7 +122,7 @@ def batch_norm_training(draw: Draw, g: Map) -> Arguments | None:
         return None
     given = _vectors(draw, g.x[3])
     return {
-        "x": draw.maybe_pitched(_spread(draw, g.x)), **given,
+        "x": draw.maybe_pitched(draw.maybe_nan(_spread(draw, g.x))), **given,
         "out": draw.maybe_pitched(draw.out(g.x)),
         "mean": draw.out(g.x[3:], draw.sums), "invstd": draw.out(g.x[3:], draw.sums),
         "op": BatchNorm(1e-5, draw.pick(0.0, 0.1, 1.0)), "relu": draw.chance(0.5),
@@ -131,7 +131,8 @@ def batch_norm_training(draw: Draw, g: Map) -> Arguments | None:
 
 def batch_norm_inference(draw: Draw, g: Map) -> Arguments:
     """By running statistics."""
-    x, out = draw.maybe_pitched(draw.normal(g.x)), draw.maybe_pitched(draw.out(g.x))
+    x = draw.maybe_pitched(draw.maybe_nan(draw.normal(g.x)))
+    out = draw.maybe_pitched(draw.out(g.x))
     given = {**_vectors(draw, g.x[3]), "out": out}
     return {"x": x, **given, "op": BatchNorm(1e-3), "relu": draw.chance(0.5)}
 
@@ -144,15 +145,15 @@ def batch_norm_backward(draw: Draw, g: Map) -> Arguments | None:
     wide = x.astype(np.float64)
     mean = wide.mean((0, 1, 2)) if g.x[0] else np.zeros(channels)
     variance = wide.var((0, 1, 2)) if g.x[0] else np.ones(channels)
-    masked = draw.chance(0.5)
+    mask = draw.maybe_nan(np.maximum(draw.normal(g.x), 0)) if draw.chance(0.5) else None
     return {
-        "x": draw.maybe_pitched(x), "dy": draw.maybe_pitched(draw.normal(g.x)),
+        "x": draw.maybe_pitched(x), "dy": draw.maybe_pitched(draw.maybe_nan(draw.normal(g.x))),
         "gamma": draw.vector(g.x[3]), "mean": mean.astype(draw.sums),
         "invstd": (1 / np.sqrt(variance + 1e-5)).astype(draw.sums),
         "out": draw.maybe_pitched(draw.out(g.x)),
         "dgamma": draw.out(channels, draw.sums), "dbeta": draw.out(channels, draw.sums),
         "op": BatchNorm(),
-        "mask": draw.maybe_pitched(np.maximum(draw.normal(g.x), 0)) if masked else None,
+        "mask": None if mask is None else draw.maybe_pitched(mask),
     }  # fmt: skip
 
 
@@ -162,7 +163,7 @@ def _response(draw: Draw) -> spec.LRN:
 
 def lrn(draw: Draw, g: Map) -> Arguments:
     """Local response normalisation."""
-    x, out = draw.normal(g.x, 2.0), draw.out(g.x)
+    x, out = draw.maybe_nan(draw.normal(g.x, 2.0)), draw.out(g.x)
     return {"x": draw.maybe_pitched(x), "out": draw.maybe_pitched(out), "op": _response(draw)}
 
 
@@ -177,7 +178,7 @@ def _arena(draw: Draw, g: Map) -> Arguments:
     count = math.prod(g.x)
     return {
         "w": draw.vector(count),
-        "g": draw.vector(count),
+        "g": draw.maybe_nan(draw.vector(count)),
         "low": draw.out((count,), draw.pick("float16", "bfloat16")) if draw.chance(0.5) else None,
         "lr": draw.wide_vector(draw.pick(1e-3, 0.1)),
         "decay_until": int(draw.rng.integers(0, count + 1)),

@@ -49,6 +49,12 @@ class Draw:
         special = self.rng.choice(SPECIAL, shape).astype(numpy_dtype(self.dtype))
         return np.where(self.rng.random(shape) < 0.1, special, self.normal(shape))
 
+    def maybe_nan(self, array: np.ndarray) -> np.ndarray:
+        """The array, in one case of three with a NaN at one of its places."""
+        if array.size and self.chance(1 / 3):
+            array[tuple(int(self.rng.integers(n)) for n in array.shape)] = np.nan
+        return array
+
     def vector(self, count: int) -> np.ndarray:
         """Normal numbers in the type of sums: a bias, or one number for each channel."""
         return self.rng.standard_normal(count).astype(self.sums)

@@ -4,8 +4,8 @@
 
 `arguments` are those of the contract function as host arrays. Outputs too: their shapes and types
 count, their content does not, and one that is None is not asked for; an output that *is* one of the
-inputs is computed in place. The answer comes from the NumPy backend in float64, which the tests
-hold to an oracle of plain loops.
+inputs is computed in place. The answer comes from plain loops in float64 if the call is small,
+else from the NumPy backend (`reference.py`).
 
 The call is made as a user makes it and then as a compiled plan does: without the contract's checks
 and with its own workspace. Every output must lie within the tolerance table both times with the
@@ -28,6 +28,7 @@ from ...kernels.errors import BackendError, UnsupportedError
 from ...kernels.spec import grid
 from . import tolerance
 from .bounds import bounds, row
+from .reference import reference
 from .tolerance import Deviation
 
 HOST = Device("cpu", ("numpy",))
@@ -64,30 +65,6 @@ class Verdict:
             return told.rms / told.allowed if told.allowed else float(told.rms > 0)
 
         return max(self.outputs.items(), key=used)
-
-
-def reference(function: str, arguments: Arguments) -> dict[str, np.ndarray]:
-    """The outputs of a call in float64, by the NumPy backend; integers keep their type."""
-    directions, given = spec.directions(function), {}
-    for name, value in arguments.items():
-        if name in ("workspace", "config"):
-            continue
-        if directions[name] == "out" and value is not None:
-            kind = np.float64 if str(value.dtype) in spec.contract.FLOATS else value.dtype
-            given[name] = np.zeros(value.shape, kind)
-        else:
-            given[name] = value if directions[name] == "static" else _wide(value)
-    backend = registry.load("numpy")
-    with backend.session():
-        backend.function(function)(**given)
-    return {n: given[n] for n in given if directions[n] in ("out", "inout")}
-
-
-def _wide(value: Any) -> Any:
-    if isinstance(value, Sequence):
-        return [_wide(v) for v in value]
-    is_float = isinstance(value, np.ndarray) and str(value.dtype) in spec.contract.FLOATS
-    return value.astype(np.float64) if is_float else value
 
 
 def blank(shape: tuple[int, ...], dtype: str) -> np.ndarray:

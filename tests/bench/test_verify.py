@@ -9,10 +9,19 @@ import warnings
 import numpy as np
 import pytest
 
-from cnnengine.bench.verify import bounds, calls, devices, judge, shapes, suite, tolerance
+from cnnengine.bench.verify import (
+    bounds,
+    calls,
+    devices,
+    judge,
+    reference,
+    shapes,
+    suite,
+    tolerance,
+)
 from cnnengine.bench.verify.draw import Draw
 from cnnengine.cli.main import main
-from cnnengine.engine.device import open_device
+from cnnengine.engine.device import numpy_dtype, open_device
 from cnnengine.engine.errors import InputError
 from cnnengine.kernels import registry, spec
 from cnnengine.kernels.errors import ShapeError
@@ -102,6 +111,72 @@ def beside(view, *, behind):
     end = start + last + view.itemsize
     at = (end if behind else start - view.itemsize) - view.base.ctypes.data
     return np.ndarray((1,), view.dtype, view.base, at)
+
+
+@pytest.mark.parametrize("function", spec.CONTRACTS)
+def test_reference__loops_agree_with_numpy_in_float64(function):
+    for number, (label, geometry) in enumerate(suite.geometries(function, SMALL, 11)):
+        draw = Draw(number, label, ("float32", "bfloat16")[number % 2])
+        if (given := calls.BUILDERS[function](draw, geometry)) is None:
+            continue
+        loops, numpys = reference.looped(function, given), reference._numpys(function, given)
+        assert set(loops) >= {n for n, v in numpys.items() if v is not None}
+        for name, values in loops.items():
+            bound, expected = bounds.bounds(function, given)[name], numpys[name]
+            if bound.exact:  # the loops of `cast` round, which others leave to the comparison
+                kind = given[name].dtype
+                told = tolerance.exact(values.astype(kind), expected.astype(kind))
+            else:
+                sizes = bound.reduction, bound.floor + 1e-3
+                told = tolerance.deviation(values, expected, "float64", *sizes)
+            assert told.wrong == "", (name, told.wrong)
+
+
+def test_reference__numpy_is_not_its_own_judge(monkeypatch):
+    """What is wrong with the NumPy backend is wrong in float64, too; the loops know better."""
+    kernel = registry.load("numpy").function("avg_pool2d")
+    right = kernel.unchecked
+
+    def wrong(x, out, op):
+        right(x, out, op=op)
+        out *= 2
+
+    monkeypatch.setattr(kernel, "unchecked", wrong)
+    rows = list(suite.run(open_device("cpu", "numpy"), ["avg_pool2d"], SMALL, 1))
+    assert {row["state"] for row in rows} == {"failed"}
+    large = np.zeros((8, 64, 64, 3), np.float32)
+    assert reference.steps("relu", {"x": large, "out": large}) > reference.STEPS
+
+
+def swallow(a):
+    """Make a ReLU's NaN what a maximum that ignores NaN makes of it."""
+    if a.get("relu", "pool" in a):
+        a["out"][np.isnan(a["out"])] = 0
+
+
+def stop(a):
+    """Take a mask's NaN for a value that stops the gradient."""
+    for name in ("mask", "y"):
+        if a.get(name) is not None and "dgamma" not in a:
+            a["out"][np.isnan(a[name])] = 0
+
+
+@pytest.mark.parametrize(
+    ("function", "damage"),
+    [
+        *((name, swallow) for name in ("conv2d", "conv2d_relu_pool", "dense", "add")),
+        *((name, swallow) for name in ("batch_norm_training", "batch_norm_inference")),
+        *((name, stop) for name in ("conv2d_dgrad", "dense_dgrad", "relu_backward")),
+    ],
+)
+def test_judge__finds_a_nan_that_is_lost(function, damage):
+    states = {"right": set(), "wrong": set()}
+    for number, geometry in enumerate(4 * [*shapes.NASTY[shapes.family(function)].values()]):
+        draw = Draw(number, "lost", "float32")
+        if (given := calls.BUILDERS[function](draw, geometry)) is not None:
+            for name, change in (("right", lambda a: None), ("wrong", damage)):
+                states[name].add(judge.judge(function, given, Broken(change)).state)
+    assert states == {"right": {"passed"}, "wrong": {"passed", "failed"}}
 
 
 def test_judge__finds_runs_that_differ():
@@ -279,6 +354,29 @@ def test_deviation__counts_units_of_the_last_place():
     assert tolerance.deviation(actual[:2], expected, "float32").rms == np.inf
 
 
+def cut_off(values):
+    """float32 to bfloat16 without rounding."""
+    return (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_deviation__sixteen_bits_are_rounded_once(kind):
+    rng = np.random.default_rng(3)
+    values = rng.standard_normal((40, 50, 64)).astype(np.float32)
+    sums, to = values.sum(-1), numpy_dtype(kind)
+    exact, floor = values.sum(-1, dtype=np.float64), 8.0
+    once = sums.astype(to)
+    assert tolerance.deviation(once, exact, kind, 64, floor).wrong == ""
+    in_parts = values.astype(to).reshape(40, 50, 8, 8).sum(-1).astype(to).sum(-1).astype(to)
+    cut = cut_off(sums).astype(to) if kind == "bfloat16" else np.nextafter(once, to.type(0))
+    for wrong in (in_parts, cut):
+        told = tolerance.deviation(wrong, exact, kind, 64, floor)
+        assert told.rms < told.allowed  # the table alone would let it pass
+        assert f"of 2000 values are not float32 sums rounded once to {kind}" in told.wrong
+    tiny = np.array([2.0**-24, 2.0**-133, 0.0]).astype(to)
+    assert tolerance.deviation(tiny, tiny.astype(np.float64), kind).wrong == ""
+
+
 @pytest.fixture
 def verify(monkeypatch, capsys):
     """Run `cnnengine verify …`: (exit code, stdout, stderr)."""
@@ -397,7 +495,7 @@ def test_verify__runs_the_gpu_kernels_in_the_interpreter(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "20 calls passed, 0 failed" in done.stderr
+    assert "22 calls passed, 0 failed" in done.stderr
     assert "triton" in done.stdout
 
 
