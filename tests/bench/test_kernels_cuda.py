@@ -356,11 +356,18 @@ def test_acceptance__on_a_gpu(simulated, tmp_path, monkeypatch):
     monkeypatch.setattr(suite, "pick_functions", lambda wanted: ("relu",))
     monkeypatch.setattr(accuracy, "STEPS", 2)
     plan = program.Program(
-        ("odd",), ("wgrad",), (1,), ("bf16",), (("lenet", 2, "bf16"),), ("lenet", 2)
+        ("odd",),
+        ("wgrad",),
+        (1,),
+        ("bf16",),
+        (("lenet", 2, "bf16"),),
+        ("lenet", 2),
+        (accuracy.MINI,),
     )
     said = []
     made = acceptance.Acceptance(open_device("cuda"), tmp_path, 5.0, plan, said.append)
     made.seconds, made.against, made.prepares = 0.001, False, False
+    made.settings = {"arch": "lenet", "epochs": 1, "images": 40, "batch_size": 16, "shift": 0}
     assert made.run() == 0
     table = (tmp_path / "table.txt").read_text()
     assert "verify: 5 passed, 0 failed\n" in table
@@ -369,8 +376,10 @@ def test_acceptance__on_a_gpu(simulated, tmp_path, monkeypatch):
     assert "\ntarget not measured: vgg-small training step, batch 256, bf16, over torch" in table
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     documents = [json.loads(line) for line in lines]
-    assert [told["kind"] for told in documents] == ["kernels", "network", "targets"]
+    assert [told["kind"] for told in documents] == ["kernels", "network", "accuracy", "targets"]
     assert {row["state"] for row in documents[-1]["rows"]} == {"not measured"}
+    assert documents[2]["rows"][0]["device"] == "cuda:0"
+    assert "after 1 epochs, the CPU not known\n" in table
     page = (tmp_path / "report.html").read_text()
     assert page.count("not measured: ") == len(targets.TARGETS)
     assert ">host µs<" in page
