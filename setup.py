@@ -6,12 +6,14 @@ They are optional: where no C compiler is found the package installs without the
 """
 
 import platform
+import runpy
 import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 
 FLAGS = ["-std=c11", "-O3", "-ffp-contract=fast", "-fvisibility=default", "-Wall", "-Wextra"]
+DIGEST = runpy.run_path("kernels/native/sources.py")["digest"]()
 X86 = {"avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx512f", "-mfma"]}
 
 
@@ -28,6 +30,7 @@ setup(
             f"cnnengine.kernels.native._{variant}",
             sources=[f"kernels/native/{variant}.c"],
             depends=sorted(str(f) for f in Path("kernels/native").glob("*.[ch]")),
+            define_macros=[("SOURCES", f'"{DIGEST}"')],
             extra_compile_args=FLAGS + flags,
             optional=True,
         )

@@ -4,5 +4,6 @@
 #include "lrn.c"
 #include "norm.c"
 #include "pool.c"
+#include "sources.c"
 #include "unpool.c"
 #include "wgrad.c"

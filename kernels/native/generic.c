@@ -8,6 +8,7 @@
 #include "lrn.c"
 #include "norm.c"
 #include "pool.c"
+#include "sources.c"
 #include "unpool.c"
 #include "wgrad.c"
 

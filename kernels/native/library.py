@@ -12,8 +12,13 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from ..errors import BackendError
+from . import sources
 
 VARIANTS = ("generic", "avx2", "avx512")  # from narrow to wide, as `widest` counts them
+STALE = (
+    "was compiled from other sources than are here; compile it again: in the source folder, run "
+    "pip install --force-reinstall --no-deps -e ."
+)
 LANES = {"generic": 4, "avx2": 8, "avx512": 16}  # floats in a vector
 
 
@@ -112,10 +117,15 @@ def path(variant: str) -> Path | None:
 
 @functools.cache
 def open_library(variant: str) -> ctypes.CDLL:
-    """The library of `variant`, its functions declared. Raises: BackendError if it is not here."""
+    """The library of `variant`, its functions declared.
+
+    Raises: BackendError if it is not here, or was compiled from other sources than are here.
+    """
     file = path(variant)
     if file is None:
         raise BackendError(f"backend native: no library for {variant}; built: {built()}")
+    if is_stale(variant):
+        raise BackendError(f"backend native: the library for {variant} {STALE}")
     library = ctypes.CDLL(str(file))
     pointer = ctypes.c_void_p
     for kernel in ("correlate", "wgrad", "unpool", "norm", "lrn", "pool"):
@@ -125,6 +135,23 @@ def open_library(variant: str) -> ctypes.CDLL:
     return library
 
 
+@functools.cache
+def is_stale(variant: str) -> bool:
+    """Whether a library that was built was compiled from other C files than lie beside it.
+
+    Its structures may then be others than those above, and calls would read past them.
+    """
+    library, here = ctypes.CDLL(str(path(variant))), sources.digest()
+    if here is None:  # installed without its sources: nobody changed them since
+        return False
+    try:
+        told = library.sources
+    except AttributeError:  # older than this question
+        return True
+    told.restype = ctypes.c_char_p
+    return told().decode() != here
+
+
 def built() -> tuple[str, ...]:
     """The variants that were built, from narrow to wide."""
     return tuple(v for v in VARIANTS if path(v) is not None)
@@ -132,11 +159,11 @@ def built() -> tuple[str, ...]:
 
 @functools.cache
 def runnable() -> tuple[str, ...]:
-    """The variants that were built and that this processor can run, from narrow to wide."""
-    if "generic" not in built():
+    """The variants that this processor can run, built from what is here, from narrow to wide."""
+    if "generic" not in built() or is_stale("generic"):
         return ()
     widest = open_library("generic").widest()
-    return tuple(v for v in built() if VARIANTS.index(v) <= widest)
+    return tuple(v for v in built() if VARIANTS.index(v) <= widest and not is_stale(v))
 
 
 def filled(channels: int) -> str:

@@ -145,6 +145,26 @@ def test_missing__names_the_cure_where_nothing_was_compiled(monkeypatch):
 
 
 @built
+def test_open_library__refuses_one_that_was_compiled_from_other_sources(monkeypatch):
+    monkeypatch.setattr(library.sources, "digest", lambda: "0123456789abcdef")
+    for name in ("is_stale", "runnable", "open_library"):
+        monkeypatch.setattr(library, name, getattr(library, name).__wrapped__)
+    assert library.runnable() == ()
+    with pytest.raises(BackendError, match="generic was compiled from other sources .*; compile"):
+        library.open_library("generic")
+    assert "compiled from other sources" in (native.missing() or "")
+
+
+def test_digest__changes_with_any_source_and_is_none_without_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(library.sources, "FOLDER", tmp_path)
+    assert library.sources.digest() is None
+    (tmp_path / "tile.h").write_text("int a;\n")
+    first = library.sources.digest()
+    (tmp_path / "tile.h").write_text("int b;\n")
+    assert library.sources.digest() not in (None, first)
+
+
+@built
 def test_open_library__refuses_a_variant_that_was_not_built():
     with pytest.raises(BackendError, match="sse9"):
         library.open_library("sse9")
