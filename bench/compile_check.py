@@ -33,6 +33,7 @@ from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ..engine.errors import InputError
+from ..engine.pretend import PROCESSORS
 from ..kernels import registry, tiling
 from ..kernels import triton as triton_kernels
 from ..kernels.numpy import threads
@@ -43,7 +44,6 @@ from ..kernels.triton.launch import OPTIONS, Pointer
 from . import compile_cases, ratchet
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-PROCESSORS = {80: 108, 86: 82, 89: 128, 90: 132, 100: 148}  # A100, 3090, 4090, H100, B200
 WHOLE = (80, 90)  # the others compile the products of `compile_cases.FEW`, where their code differs
 MOST_WORKERS, PARTS = 8, 6  # processes, and shares of an architecture's launches
 NAMES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "i8", "uint8": "u8"}

@@ -28,7 +28,7 @@ LAST = "the last"
 @click.option("--training/--inference", default=False, help="[default: inference]")
 @click.option("--graph", "graph_pass", is_flag=False, flag_value=LAST, metavar="[PASS]",
               help="Print the graph after a pass: build, autodiff (training), fold (inference), "
-              "fuse, concat, select.  [default: the last]")  # fmt: skip
+              "fuse, layout (GPUs), concat, select.  [default: the last]")  # fmt: skip
 @click.option("--plan", is_flag=True, help="Print the steps that will run, each with its reason.")
 @click.option("--freeze-until", metavar="LAYER",
               help="As in train: tell what is frozen, and what training starts from.")  # fmt: skip
@@ -36,10 +36,13 @@ LAST = "the last"
               help=options.SETTINGS["precision"])  # fmt: skip
 @options.DEVICE
 @options.KERNELS
+@click.option("--for", "gpu", metavar="sm_NN",
+              help="As for a GPU that need not be here: sm_80, sm_86, sm_89, sm_90 or "
+              "sm_100.")  # fmt: skip
 def command(
     arch: str | None, input_shape: str | None, classes: int | None, batch: int,
     options: tuple[str, ...], training: bool, graph_pass: str | None, plan: bool,
-    freeze_until: str | None, precision: str, device: str, kernels: str,
+    freeze_until: str | None, precision: str, device: str, kernels: str, gpu: str | None,
 ) -> None:  # fmt: skip
     """Show the layers of ARCH and what they cost; without ARCH list all networks."""
     from ..engine import compile as compiler
@@ -47,6 +50,7 @@ def command(
     from ..engine.freeze import frozen
     from ..engine.models import build_graph, get_model
     from ..engine.precision import activation_dtype, products
+    from ..engine.pretend import pretended_gpu
     from .options import network_options
 
     if arch is None:
@@ -59,7 +63,12 @@ def command(
         return
     model = get_model(arch)
     shape = _parse_shape(input_shape) if input_shape else model.input_shape
-    where = open_device(device, kernels)
+    if gpu is not None and device != TrainConfig.device:
+        raise InputError(f"--for {gpu} stands for a device; leave --device {device} out")
+    if gpu is None:
+        where = open_device(device, kernels)
+    else:
+        where = click.get_current_context().with_resource(pretended_gpu(gpu, kernels))
 
     def build(batch: int, training: bool) -> Graph:
         return build_graph(

@@ -153,7 +153,7 @@ def open_device(
     if colon and not (number.isascii() and number.isdigit()):
         raise InputError(f"--device must be cuda or cuda:N, like cuda:0, not {name!r}")
     place = AUTO if place == "auto" else place
-    wanted = _backends(place, kernels)
+    wanted = backends_of(place, kernels)
     if place == "interpreter":
         return _interpreter(wanted[0])
     if place == "cuda":
@@ -200,7 +200,7 @@ def _check_gpu(name: str, index: int, backends: tuple[str, ...], instead: str) -
         raise InputError(f"--device {name}: this process runs CUDA C++ in the simulator already")
 
 
-def _backends(place: str, kernels: str) -> tuple[str, ...]:
+def backends_of(place: str, kernels: str) -> tuple[str, ...]:
     """The backends of a device, or the one that `kernels` names. Raises: InputError."""
     if kernels in PARTIAL:
         raise InputError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -67,10 +67,26 @@ def missing(name: str) -> str | None:
     return importlib.import_module(f".{name}", __package__).missing()
 
 
+class _Process:
+    only_shown = False
+
+
+@contextlib.contextmanager
+def only_shown() -> Iterator[None]:
+    """Inside, `load` also gives backends that cannot run here: to see what they would choose."""
+    load.cache_clear()
+    _Process.only_shown = True
+    try:
+        yield
+    finally:
+        _Process.only_shown = False
+        load.cache_clear()
+
+
 @functools.cache
 def load(name: str) -> Backend:
     """The backend called `name`. Raises: BackendError when it is unknown or cannot run here."""
-    if (reason := missing(name)) is not None:
+    if not _Process.only_shown and (reason := missing(name)) is not None:
         known = name in BACKENDS
         raise BackendError(f"backend {name}: {reason}, or use backend numpy" if known else reason)
     return Backend(name, importlib.import_module(f".{name}", __package__))
