@@ -190,8 +190,8 @@ class Network:
         size += sum(map(device.aligned, feeds.values()))
         if self._optimizer is not None:
             size += Optimizer.bytes(self._optimizer, layout, device)
-            if self.scaled and device.slots:  # see `make_steps`
-                size += LossScaling.bytes(device)
+            if device.slots:  # see `QueuedSteps`
+                size += LossScaling.bytes(device) if self.scaled else device.aligned(4)
             steps = [feed for (use, _), feed in feeds.items() if use == TRAINING]
             size += device.slots * slot_bytes(device, steps)
         if self._pictures and device.slots:

@@ -166,6 +166,8 @@ class QueuedSteps:
         self.device: CudaDevice = network.device
         self.gpu = network.device.gpu
         self.scaling = scaling.LossScaling(network.parameters) if network.scaled else None
+        # not 0: no update, so that the parameters still show where a loss went wrong
+        self._skip = None if self.scaling else self.device.zeros((1,), "int32")
         self._scaled = (0.0, 0)  # loss scale and good steps on the device, as last seen
         self._slots = [self._slot() for _ in range(self.device.slots)]  # by batch size
         self._repeated = {
@@ -189,10 +191,12 @@ class QueuedSteps:
             self.optimizer, plan.fed[LR], plan.fed[STEP], self.scaling
         )  # fmt: skip
         if scaled is None:
+            look, skip = self.device.function("non_finite"), self._skip
 
             def step() -> None:
                 plan.run()
-                optimizer.launch(rate, number)
+                look(plan.output("loss"), skip)
+                optimizer.launch(rate, number, None, skip)
 
             return step
         scale = self.gpu.transfer(plan.fed[GRAD_SCALE], scaled.scale)

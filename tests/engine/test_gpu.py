@@ -93,7 +93,7 @@ def test_gpu__a_step_is_one_replay_without_allocation(tmp_path, simulated):
             seen.append((simulated.log.count("replay"), len(simulated.allocations)))
 
     trainer.run(report)
-    kernels = len(trainer.network.training[16].steps) + 1  # and the update
+    kernels = len(trainer.network.training[16].steps) + 2  # the look at the loss, the update
     assert next(x for x in simulated.log if x.startswith("captured")) == f"captured {kernels}"
     assert simulated.log.count("sgd_update") == 4
     assert len({allocated for _, allocated in seen}) == 1
@@ -260,6 +260,24 @@ def test_gpu__a_loss_that_is_not_finite_is_found_before_a_checkpoint(tmp_path, s
     with pytest.raises(TrainingError, match="the loss is nan at step 5 .epoch 2.; the first"):
         trainer.run(spoil)
     assert trainer.folder.last.read_bytes() == kept["last"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("lr", [1e3, 1e15])
+def test_gpu__a_loss_that_diverges_names_the_layer_as_on_the_cpu(
+    tmp_path, simulated, lr, precision
+):
+    """Without an update after it that spreads what is not finite to all parameters."""
+    told = []
+    for place, kernels in (("cpu", "numpy"), ("cuda", "auto")):
+        trainer = toy_trainer(
+            tmp_path / place, device=place, kernels=kernels, lr=lr, precision=precision
+        )
+        with pytest.raises(TrainingError) as error, np.errstate(all="ignore"):
+            trainer.run()
+        told.append(str(error.value))
+    assert told[0] == told[1]
+    assert precision == "fp16" or "in layer" in told[0]
 
 
 def test_gpu__test_loss_that_is_not_finite_names_the_layer(tmp_path, simulated):
