@@ -108,6 +108,11 @@ class CudaDevice(Device):
         """`run` itself at first, so that every kernel is loaded; then one graph, replayed."""
         return Replayed(self.gpu, run) if self.graphs else run
 
+    def wait(self) -> None:
+        """Until all work that was put on the GPU is done."""
+        self.gpu.copies.synchronize()
+        self.gpu.compute.synchronize()
+
     def works(self) -> bool:
         """Whether work can still run here: after some errors CUDA refuses all that follows."""
         try:
@@ -118,14 +123,19 @@ class CudaDevice(Device):
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
-        """Open while work runs; it ends when all work is done. Raises: BackendError."""
+        """Open while work runs; ends when all is done, whatever ends it. Raises: BackendError."""
         with contextlib.ExitStack() as stack:
             try:
                 self.gpu.use()
                 for name in self.backends:
                     stack.enter_context(registry.load(name).session())
-                yield
-                self.gpu.compute.synchronize()
+                try:
+                    yield
+                except BaseException:  # memory that work under way still uses may be freed now
+                    with contextlib.suppress(Exception):
+                        self.wait()
+                    raise
+                self.wait()
             except cuda.out_of_memory() as error:
                 raise BackendError(
                     f"{self.name} ({self.gpu.name}) has too little memory left: {error}; use "

@@ -303,6 +303,20 @@ def test_gpu_session__lets_errors_through_that_are_not_cuda_s(simulated):
         raise RuntimeError("Triton Error [CUDA]: launch failure")
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_gpu__leaves_no_work_behind_whatever_ends_a_run(tmp_path, simulated, error):
+    """Its pinned memory may be someone else's as soon as the run is gone."""
+    trainer = toy_trainer(tmp_path / "run", device="cuda")
+
+    def interrupt(told):
+        if any(stream.queue for stream in simulated.streams):
+            raise error
+
+    with pytest.raises(error):
+        trainer.run(interrupt)
+    assert not any(stream.queue for stream in simulated.streams)
+
+
 def test_gpu__without_memory_to_look_for_the_layer(tmp_path, simulated):
     trainer = toy_trainer(tmp_path / "run", device="cuda")
     _, view = next(iter(trainer.network.parameters))
