@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from cnnengine.kernels import registry, spec, triton
+from cnnengine.kernels import cuda, registry, spec, triton
 from cnnengine.kernels.cupy import launch
 
 GPU_BACKENDS = ("triton", "cupy")
@@ -109,6 +109,36 @@ def pytest_collection_modifyitems(items):
         large = given.get("backend") == "triton" and given.get("name") in LARGE_FILTERS
         if large and given.get("dtype") in ("float16", "bfloat16"):
             item.add_marker(pytest.mark.slow)
+
+
+class Lost:
+    """The test that left the GPU refusing all work: what fails after it has no fault of its own."""
+
+    nodeid = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed and Lost.nodeid is None and not triton.interpreted() and gpu_is_lost():
+        Lost.nodeid = item.nodeid
+    return report
+
+
+def pytest_runtest_setup(item):
+    if Lost.nodeid is not None and item.get_closest_marker("gpu"):
+        pytest.fail(f"the GPU does nothing more in this process since {Lost.nodeid}", pytrace=False)
+
+
+def gpu_is_lost():
+    """Whether CUDA refuses all work of this process, as after a read outside of an array."""
+    try:
+        cuda.cupy().cuda.runtime.deviceSynchronize()
+    except ImportError:
+        return False
+    except cuda.failures():
+        return True
+    return False
 
 
 @pytest.fixture(scope="session")
