@@ -24,8 +24,9 @@ from ..kernels import cuda
 from .timing import FEWEST_ROUNDS, MOST_ROUNDS, Timing
 from .work import Host, Work
 
-CALLS, MOST_CALLS = 20, 4000  # of one graph
-LEAST_SECONDS = 0.002  # of one graph: what is not a call's own takes a few microseconds of it
+LEAST_SECONDS = 0.005  # of one graph: what is not a call's own takes a few microseconds of it
+MOST_CALLS = 4000  # of one graph
+CALLS = 20  # one by one, at least
 AHEAD = 4  # writes of a ring's size before a graph: on an H100 0.15 ms, in which the host starts it
 ROTATE = 2  # the ring is that many times as large as the L2 cache
 SHARE = 0.25  # of the free memory that one ring may take
@@ -109,9 +110,11 @@ class GpuTimer:
 
     def record(self, ring: Ring) -> Recorded:
         """A graph of the ring's calls; plain calls where this way cannot be captured."""
-        made = self._record(ring, math.ceil(CALLS / len(ring.calls)))
+        made = self._record(ring, 1)
+        if not made.graph:
+            return self._record(ring, math.ceil(CALLS / len(ring.calls)))
         taken = min(self.seconds(made)[0] for _ in range(WARM)) * made.count
-        if not made.graph or taken >= LEAST_SECONDS:
+        if taken >= LEAST_SECONDS:
             return made
         wanted = min(made.count * LEAST_SECONDS / max(taken, 1e-9), MOST_CALLS)
         return self._record(ring, math.ceil(wanted / len(ring.calls)))
