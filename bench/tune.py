@@ -13,111 +13,26 @@ import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..engine.device import Device, numpy_dtype
-from ..engine.errors import InputError, unknown_name
-from ..engine.models import get_model
-from ..engine.network import Description
-from ..engine.passes.autodiff import autodiff
-from ..engine.passes.fuse import fuse
-from ..engine.precision import PRECISIONS
+from ..engine.errors import InputError
 from ..kernels import registry, spec, tiling
+from ..kernels.spec import grid
 from ..kernels.tiling import Asked, Entry, Machine
-from . import compile_cases, tile_tables
-from .suites import Layer
+from . import tile_tables
+from .tune_tasks import PASSES as PASSES
+from .tune_tasks import Shape, Task
+from .tune_tasks import layer_tasks as layer_tasks
+from .tune_tasks import network_tasks as network_tasks
 from .verify.judge import Question
 
-PASSES = {
-    "forward": "conv2d",
-    "forward+pool": "conv2d_relu_pool",
-    "dgrad": "conv2d_dgrad",
-    "wgrad": "conv2d_wgrad",
-}
-TYPES = {  # name → element type and precision
-    "bf16": ("bfloat16", "ieee"),
-    "fp16": ("float16", "ieee"),
-    "fp32": ("float32", "ieee"),
-    "tf32x3": ("float32", "tf32x3"),
-    "tf32": ("float32", "tf32"),
-}
 ROUNDS = 9  # of timed turns; the first is not counted
 
 Watch = Callable[[Callable[[], object]], float]  # a call → microseconds
-
-
-@dataclass(frozen=True)
-class Task:
-    """One call to tune; arrays in `arguments` have a shape and a dtype, and no memory."""
-
-    label: str
-    function: str
-    arguments: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """An array without memory."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @classmethod
-    def make(cls, dtype: str, *shape: int) -> _Shape:
-        return cls(dtype, shape)
-
-
-def layer_tasks(
-    layers: Sequence[Layer], passes: Sequence[str], types: Sequence[str], batch: int
-) -> Iterator[Task]:
-    """The passes of some layers, type by type. Raises: InputError for an unknown pass or type."""
-    for name in passes:
-        if name not in PASSES:
-            raise unknown_name("pass", name, PASSES)
-    wanted = {PASSES[name] for name in passes}
-    for name in types:
-        dtype, precision = _type(name)
-        for layer in layers:
-            made = replace(layer, op=replace(layer.op, precision=precision))
-            for label, function, arguments in compile_cases.layer_calls(
-                _Shape.make, made, dtype, batch
-            ):
-                if function in wanted:
-                    yield Task(f"{label}: {function}", function, arguments)
-
-
-def network_tasks(arch: str, batch: int, types: Sequence[str]) -> Iterator[Task]:
-    """The calls of a network's training step that have tiles, each once. Raises: InputError."""
-    model = get_model(arch)
-    flat = (0.0,) * model.input_shape[2]
-    classes = tuple(map(str, range(model.classes)))
-    description = Description(arch, model.input_shape, classes, flat, flat)
-    seen: set[str] = set()
-    for name in types:
-        dtype, products = _type(name)
-        precision = next(p for p, kind in PRECISIONS.items() if kind == dtype)
-        graph = replace(description, precision=precision).graph(
-            batch, training=True, products=products
-        )
-        for node in fuse(autodiff(graph)).nodes:
-            told = {n: v for n, v in node.arguments.items() if n not in ("config", "workspace")}
-            shapes = {n: _shape_of(v) for n, v in told.items()}
-            if node.op in tiling.FUNCTIONS and (key := f"{node.op} {shapes}") not in seen:
-                seen.add(key)
-                yield Task(f"{node.name} {name}: {node.op}", node.op, shapes)
-
-
-def _type(name: str) -> tuple[str, str]:
-    if name not in TYPES:
-        raise unknown_name("type", name, TYPES)
-    return TYPES[name]
-
-
-def _shape_of(value: Any) -> Any:
-    return _Shape(str(value.dtype), tuple(value.shape)) if hasattr(value, "shape") else value
 
 
 @dataclass
@@ -251,12 +166,13 @@ def _arrays(task: Task) -> dict[str, Any]:
     rng = np.random.default_rng(0)
 
     def fill(value: Any) -> Any:
-        if not isinstance(value, _Shape):
+        if not isinstance(value, Shape):
             return value
         kind = numpy_dtype(value.dtype)
         if value.dtype not in spec.contract.FLOATS:
             return np.zeros(value.shape, kind)
-        return rng.standard_normal(value.shape, np.float32).astype(kind)
+        numbers = rng.standard_normal(value.shape, np.float32).astype(kind)
+        return _images(_buffer(numbers, value.border), value.shape)
 
     return {name: fill(value) for name, value in task.arguments.items()}
 
@@ -267,9 +183,23 @@ def _placed(arguments: Mapping[str, Any], device: Device) -> dict[str, Any]:
     for name, value in arguments.items():
         placed[name] = value
         if isinstance(value, np.ndarray):
-            placed[name] = device.empty(value.shape, str(value.dtype))
-            device.copy_from_host(placed[name], value)
+            whole = _buffer(value, grid.border(value) if value.ndim == 4 else (0, 0))
+            buffer = device.empty(whole.shape, str(whole.dtype))
+            device.copy_from_host(buffer, whole)
+            placed[name] = _images(buffer, value.shape)
     return placed
+
+
+def _buffer(images: np.ndarray, border: tuple[int, int]) -> np.ndarray:
+    """Images, or any other array, and a border of zeros to the right and below."""
+    if not any(border):
+        return images
+    return np.pad(images, ((0, 0), (0, border[0]), (0, border[1]), (0, 0)))
+
+
+def _images(buffer: Any, shape: tuple[int, ...]) -> Any:
+    """What a buffer has but its border."""
+    return buffer[:, : shape[1], : shape[2]] if tuple(buffer.shape) != shape else buffer
 
 
 def _bound(

@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 
 from cnnengine.kernels import registry, spec, stopwatch, tiling
+from cnnengine.kernels.spec import grid
 from cnnengine.kernels.tiling import Machine
 
 if (REASON := registry.missing("triton")) is not None:
     pytest.skip(f"backend triton: {REASON}", allow_module_level=True)
 
-from cnnengine.bench import machine, tile_tables, tune
+from cnnengine.bench import machine, tile_tables, tune, tune_tasks
 from cnnengine.bench.suites import HALVING, layer
 from cnnengine.bench.verify import judge
 from cnnengine.engine import hardware
@@ -84,6 +85,28 @@ def test_run__tunes_every_pass_and_type(bench):
     assert {e["op"]["precision"] for e in entries() if e["dtype"] == "float32"} == {"tf32x3"}
 
 
+def test_run__tunes_images_in_a_border_as_the_layout_pass_gives_them(bench, monkeypatch):
+    """On a GPU with a copy engine that is how a network's convolutions run."""
+    monkeypatch.setattr(tune_tasks, "LEAST_WIDTH", 4)
+    same, strided, alone = layer(4, 16, 16, 3), layer(4, 16, 16, 3, stride=2), layer(4, 16, 16, 1)
+    seen = []
+
+    def watch(call):
+        images = call.keywords.get("x", call.keywords.get("dy"))
+        seen.append((call.func.__name__, grid.border(images), grid.border(call.keywords["out"])))
+        call()
+        return 1.0
+
+    made = tasks(("forward", "dgrad"), ("bf16",), (same, strided, alone))
+    told = [("in a border" in task.label, task.function) for task in made]
+    functions = "conv2d", "conv2d_dgrad"
+    assert told == [(bordered, f) for bordered in (True, False, False, False) for f in functions]
+    rows = list(tune.run(made[:2], replace(bench, watch=watch), 10))
+    assert [row.state for row in rows] == ["measured"] * 2
+    assert {entry["algorithm"] for entry in entries()} == {"halo"}
+    assert set(seen) == {(name, (1, 1), (1, 1)) for name in functions}
+
+
 def test_run__refuses_a_candidate_that_is_wrong(bench, monkeypatch):
     honest = judge.Question.judge
 
@@ -150,8 +173,8 @@ def test_run__ends_when_the_time_is_over(quick):
 
 
 def test_run__passes_over_calls_without_a_tile(bench):
-    made = {n: tune._Shape.make("float32", 4, 8) for n in ("x", "out")}
-    wide = {n: tune._Shape.make("float64", 4, 8) for n in ("x", "out")}  # not this backend's
+    made = {n: tune_tasks.Shape.make("float32", 4, 8) for n in ("x", "out")}
+    wide = {n: tune_tasks.Shape.make("float64", 4, 8) for n in ("x", "out")}  # not this backend's
     found = [tune.Task(f"relu {i}", "relu", given) for i, given in enumerate((made, wide))]
     rows = list(tune.run(found, bench, 10))
     assert [(row.label, row.state) for row in rows] == [(f"relu {i}", "untiled") for i in (0, 1)]

@@ -96,19 +96,20 @@ def test_tune__measures_prints_and_exports(pretended, capsys):
     assert call(*SMALL, "--export", pretended / "table.json") is None
     told = capsys.readouterr()
     assert "it now is sm_90.json.damaged" in told.err
-    assert "2/2 28x28x32 → 32, 3x3 bfloat16: conv2d: measured, 2.00x" in told.err
-    assert "table.json: 2 entries" in told.err
+    assert "3/3 28x28x32 → 32, 3x3 bfloat16: conv2d: measured, 2.00x" in told.err
+    assert "2/3 28x28x32 → 32, 3x3 bfloat16 in a border: conv2d: measured, " in told.err
+    assert "table.json: 3 entries" in told.err
     assert "rows=64" in told.out
-    assert len(json.loads((pretended / "table.json").read_text())["entries"]) == 2
+    assert len(json.loads((pretended / "table.json").read_text())["entries"]) == 3
     call(*SMALL, "--json")
     told = json.loads(capsys.readouterr().out)
-    assert [row["state"] for row in told["rows"]] == ["kept", "kept"]
+    assert [row["state"] for row in told["rows"]] == ["kept"] * 3
     assert told["machine"]["device"] == "NVIDIA H100"
 
 
 def test_tune__says_what_it_did_not_reach(pretended, capsys):
     assert call(*SMALL, "--minutes", 0) is None
-    assert "2 calls not reached in 0 minutes" in capsys.readouterr().err
+    assert "3 calls not reached in 0 minutes" in capsys.readouterr().err
 
 
 def test_tune__ends_with_1_where_a_tile_in_use_is_wrong(pretended, capsys, monkeypatch):
