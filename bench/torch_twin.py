@@ -161,7 +161,9 @@ class TorchTwin:
                 return self._dropout(node, x)
             case "reshape":
                 return self._flatten(node, x)
-        raise UnsupportedError(f"torch twin: {node.op} ({node.name}) has no twin; add it here")
+        raise UnsupportedError(
+            f"torch twin: {node.op} ({node.name}) has no twin; add it in bench/torch_general.py"
+        )
 
     def _may_overwrite(self, value: Value) -> bool:
         """Whether a ReLU may work in place: it is the only reader, and autograd keeps no copy."""

@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 
 import cnnengine.kernels
+from cnnengine.bench.verify import bounds, calls, oracle
+from cnnengine.engine import vjp
+from cnnengine.engine.inspect import receptive
+from cnnengine.engine.onnx import exporter
 from cnnengine.kernels import registry, spec
 
 KERNELS = Path(next(iter(cnnengine.kernels.__path__)))
@@ -131,4 +135,51 @@ def test_contract__is_tested(name):
 def test_contract__every_public_name_is_exported():
     for name, function in spec.CONTRACTS.items():
         assert getattr(spec, name) is function
-        assert name in spec.__all__
+        assert name in spec.__all__, f"kernels/spec/__init__.py: __all__ lacks {name}"
+
+
+@pytest.mark.parametrize("name", spec.CONTRACTS)
+def test_contract__is_known_to_verify(name):
+    here = {
+        "loops in bench/verify/oracle": hasattr(oracle, name),
+        "a builder in bench/verify/calls_*.py": name in calls.BUILDERS,
+        "a rule in bench/verify/bounds.py": name in bounds.EXACT or name in bounds.RULES,
+    }
+    missing = [what for what, there in here.items() if not there]
+    assert not missing, f"{name} has no {', no '.join(missing)}"
+
+
+# ops of GraphBuilder that need no entry in a table, and why
+NO_ENTRY = {
+    "vjp": {"batch_norm_inference", "normalise"},  # is not trained; stands before all that is
+    "twin": {"normalise"},  # a twin gets images that are normalised
+    "fields": {
+        *("dense", "global_avg_pool2d", "reduce_sum", "reshape", "transpose"),  # by their shapes
+        *("normalise", "batch_norm_training"),  # in no graph that infers
+    },
+    "ONNX": {"normalise", "batch_norm_training", "dropout"},  # the same
+}
+
+
+def graph_ops():
+    """The ops that methods of GraphBuilder emit."""
+    files = (KERNELS.parent / "engine").glob("build*.py")
+    return sorted({op for f in files for op in re.findall(r'_emit\(\s*"(\w+)"', f.read_text())})
+
+
+@pytest.mark.parametrize("op", graph_ops())
+def test_graph_op__is_known_wherever_graphs_are_read(op):
+    twins = "".join(f.read_text() for f in (KERNELS.parent / "bench").glob("torch_*.py"))
+    here = {
+        "vjp": (op in vjp.RULES, "gradient in engine/vjp.py"),
+        "twin": (f'"{op}"' in twins, "twin in bench/torch_general.py"),
+        "fields": (
+            op in (*receptive.WINDOWS, *receptive.POINTWISE),
+            "place in WINDOWS or POINTWISE of engine/inspect/receptive.py",
+        ),
+        "ONNX": (op in exporter.WRITERS, "writer in engine/onnx/export_ops.py"),
+    }
+    missing = [told for key, (there, told) in here.items() if not there and op not in NO_ENTRY[key]]
+    assert not missing, f"{op} has no {', no '.join(missing)} (or is in NO_ENTRY, with the reason)"
+    stale = [key for key, (there, _) in here.items() if there and op in NO_ENTRY[key]]
+    assert not stale, f"{op} is known now: take it out of NO_ENTRY {stale}"
