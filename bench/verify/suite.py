@@ -75,7 +75,7 @@ def pick_functions(wanted: str | None) -> tuple[str, ...]:
         elif word in modules:
             picked += [n for n, f in spec.CONTRACTS.items() if f.module == word]  # type: ignore[attr-defined]
         else:
-            raise unknown_name("op", word, [*spec.CONTRACTS, *modules])
+            raise unknown_name("op", word, sorted({*spec.CONTRACTS, *modules}))
     return tuple(dict.fromkeys(picked))
 
 
