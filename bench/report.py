@@ -179,7 +179,8 @@ def summary(rows: Sequence[Row]) -> str | None:
 def compare(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What changed: rows in both by key, keys in one only, and how the runs differ.
 
-    The last row of a key counts. `speedup` is old time / new time of ours.
+    The last row of a key counts. `speedup` is old time / new time of ours; `clear` says whether the
+    quartiles of the two lie apart (None: not known), so that the change is more than noise.
     """
     before, after = _by_key(old), _by_key(new)
     rows = []
@@ -190,6 +191,7 @@ def compare(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> dic
                     "key": key,
                     "ours": [before[key]["ours"], row["ours"]],
                     "speedup": before[key]["ours"] / row["ours"],
+                    "clear": _apart(before[key], row),
                     "ratio": [before[key].get("ratio"), row.get("ratio")],
                 }
             )
@@ -200,6 +202,15 @@ def compare(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> dic
         "only_new": [key for key in after if key not in shared],
         "differences": _differences(old[-1], new[-1]),
     }
+
+
+def _apart(old: Row, new: Row) -> bool | None:
+    """Whether the middle halves of two rows' times of ours do not meet."""
+    told = [row.get("candidates", {}).get(row.get("ours_name")) for row in (old, new)]
+    if any(not t or "q1" not in t for t in told):
+        return None
+    first, second = told
+    return first["q1"] > second["q3"] or second["q1"] > first["q3"]
 
 
 def _by_key(results: Sequence[dict[str, Any]]) -> dict[str, Row]:
@@ -220,11 +231,12 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def comparison_table(told: Mapping[str, Any]) -> Table:
-    """Columns and cells for people of what `compare` found."""
+    """Columns and cells for people of what `compare` found; "~" marks a speed that may be noise."""
     columns = ("row", "ours before ms", "ours after ms", "speed", "ratio before", "ratio after")
     lines = [
         (
-            row["key"], *map(milliseconds, row["ours"]), _ratio(row["speedup"]),
+            row["key"], *map(milliseconds, row["ours"]),
+            "~" * (row["clear"] is False) + _ratio(row["speedup"]),
             *map(_ratio, row["ratio"]),
         )
         for row in told["rows"]

@@ -228,7 +228,10 @@ def report_command(results: tuple[Path, ...], html: Path) -> None:
 @click.argument("new", type=Path)
 @options.JSON
 def compare_command(old: Path, new: Path, as_json: bool) -> None:
-    """Show what changed from one result file to another."""
+    """Show what changed from one result file to another.
+
+    "~" before a speed: the quartiles of the two times meet, so it may be noise.
+    """
     from ..bench import report
 
     told = report.compare(report.read(old), report.read(new))

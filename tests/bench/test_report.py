@@ -51,6 +51,19 @@ def test_compare__prints_a_table(tmp_path, bench):
     assert line[-3:] == ["4.00x", "0.50x", "2.00x"]
 
 
+@pytest.mark.parametrize(("q3", "speed"), [(1.05, "1.10x"), (1.15, "~1.10x")])
+def test_compare__marks_what_may_be_noise(tmp_path, bench, q3, speed):
+    results = [result(a=1.1), result(a=1.0)]
+    for told, quartiles in zip(results, ((1.08, 1.2), (0.9, q3)), strict=True):
+        (row,) = told["rows"]
+        row["ours_name"] = "numpy"
+        row["candidates"] = {"numpy": dict(zip(("q1", "q3"), quartiles, strict=True))}
+    paths = [write(tmp_path / name, told) for name, told in zip("ab", results, strict=True)]
+    _, out, _ = bench("compare", *paths)
+    (line,) = (line.split() for line in out.splitlines() if line.startswith("a "))
+    assert line[-3] == speed
+
+
 def test_compare__warns_when_the_machines_differ(tmp_path, bench):
     other = result(a=1.0)
     other["machine"]["cpu"] = "another processor"
