@@ -36,8 +36,12 @@ class Stretch:
 class Layout:
     """Where each parameter lies in an arena; no memory yet."""
 
-    def __init__(self, parameters: Sequence[Parameter]) -> None:
-        """Lay out `parameters`."""
+    def __init__(
+        self, parameters: Sequence[Parameter], aside: frozenset[str] = frozenset()
+    ) -> None:  # fmt: skip
+        """Lay out `parameters`, but those whose names are in `aside`."""
+        dtypes = {p.value.dtype for p in parameters}
+        parameters = [p for p in parameters if p.value.name not in aside]
         self.parameters: tuple[Parameter, ...] = ()
         self.slots: dict[str, tuple[int, tuple[int, ...]]] = {}
         self.size = 0
@@ -51,7 +55,6 @@ class Layout:
             self.stretches.append(Stretch(pace, start, decay_until, self.size))
         self.trainable_until = self.size
         self._add(p for p in parameters if not p.trainable)
-        dtypes = {p.value.dtype for p in parameters}
         self.low_dtype = next((d for d in dtypes if d in ("float16", "bfloat16")), None)
         self.dtype = "float64" if "float64" in dtypes else "float32"
 
@@ -73,14 +76,16 @@ class Layout:
 class ParameterArena:
     """Master parameters (float32 or float64), their 16-bit copy if needed, and their gradients.
 
-    There are no gradients, and no memory for them, where nothing trains.
+    There are no gradients, and no memory for them, where nothing trains. Parameters that are put
+    `aside` are on the host only: something else is computed from them when they are loaded.
     """
 
     def __init__(
-        self, parameters: Sequence[Parameter], device: Device, *, trains: bool = True
-    ) -> None:
+        self, parameters: Sequence[Parameter], device: Device, *, trains: bool = True,
+        aside: frozenset[str] = frozenset(),
+    ) -> None:  # fmt: skip
         """Lay out `parameters` and allocate on `device`; all start at zero."""
-        self.layout = layout = Layout(parameters)
+        self.layout = layout = Layout(parameters, aside)
         self.parameters, self._slots = layout.parameters, layout.slots
         self.stretches, self.trainable_until = layout.stretches, layout.trainable_until
         self.size, self.dtype, self.low_dtype = layout.size, layout.dtype, layout.low_dtype
@@ -88,25 +93,44 @@ class ParameterArena:
         self.master = device.zeros((self.size,), self.dtype)
         self.gradients = device.zeros((self.trainable_until * trains,), self.dtype)
         self.low = device.zeros((self.size,), self.low_dtype) if self.low_dtype else None
+        self._aside = {
+            p.value.name: np.zeros(p.value.shape, self.dtype)
+            for p in parameters
+            if p.value.name in aside
+        }
+        self._wanted: dict[str, np.ndarray] = {}  # what is aside and still wanted on the device
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
-        """(name, view of the master) for every parameter, in arena order."""
+        """(name, view of the master) for every parameter, in arena order, then what is aside."""
         for name in self._slots:
             yield name, self.view(self.master, name)
+        yield from self._aside.items()
 
     def view(self, arena: np.ndarray, name: str) -> np.ndarray:
         """A parameter's part of an array in the order of the arena."""
         start, shape = self._slots[name]
         return arena[start : start + math.prod(shape)].reshape(shape)
 
-    def master_of(self, name: str) -> np.ndarray:
-        """The master of a parameter."""
-        return self.view(self.master, name)
+    def host(self, name: str) -> np.ndarray:
+        """The master of a parameter, on the host."""
+        found = self._aside.get(name)
+        return self.device.to_host(self.view(self.master, name)) if found is None else found
 
     def array(self, value: GraphValue) -> np.ndarray:
-        """The memory that kernels read for a parameter: the master's, or its 16-bit copy's."""
+        """The memory that kernels read for a parameter: the master's, or its 16-bit copy's.
+
+        Of one that is aside a copy is made, the first time that somebody asks.
+        """
+        if value.name in self._aside:
+            if value.name not in self._wanted:
+                self._wanted[value.name] = self.device.empty(value.shape, value.dtype)
+                self._bring(value.name)
+            return self._wanted[value.name]
         is_low = value.dtype == self.low_dtype and self.low is not None
         return self.view(self.low if is_low else self.master, value.name)  # type: ignore[arg-type]
+
+    def _bring(self, name: str) -> None:
+        self.device.copy_from_host(self._wanted[name], self._aside[name])
 
     def gradient(self, name: str) -> np.ndarray:
         """The gradient of a trainable parameter."""
@@ -119,12 +143,21 @@ class ParameterArena:
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Name → a copy on the host, in the order of the network."""
-        return {name: self.device.to_host(view) for name, view in self}
+        kept = {name: np.array(array) for name, array in self._aside.items()}
+        return {**{name: self.host(name) for name in self._slots}, **kept}
 
     def load(self, arrays: dict[str, np.ndarray]) -> None:
-        """Fill every parameter from host arrays of the same names and shapes."""
-        for name, view in self:
-            host = arrays[name]
+        """Fill every parameter from host arrays of the same names and shapes.
+
+        What is aside stays where it is if it cannot change, in a mapped file.
+        """
+        for name in self._aside:
+            array = np.asarray(arrays[name], self.dtype)
+            self._aside[name] = array.copy() if array.flags.writeable else array
+        for name in self._wanted:
+            self._bring(name)
+        for name in self._slots:
+            host, view = arrays[name], self.view(self.master, name)
             for part in files.parts(view):
                 self.device.copy_from_host(view[part], host[part])
                 files.forget(host)

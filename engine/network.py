@@ -30,7 +30,7 @@ from .models import build_graph, get_model
 from .optim import Optimizer
 from .precision import PRECISIONS, activation_dtype, products
 from .routes import slot_bytes
-from .runner import Feeds, Plan, Program, Storage
+from .runner import Feeds, Plan, Program, Storage, sources_only
 from .scaling import LossScaling
 
 
@@ -139,7 +139,10 @@ class Network:
             device.reserve(self._bytes(programs))
         except MemoryError as error:
             raise self._too_large(error, infer_batch, train_batches) from None
-        self.parameters = ParameterArena(self.initial, device, trains=bool(train_batches))
+        aside = sources_only(programs.values())
+        self.parameters = ParameterArena(
+            self.initial, device, trains=bool(train_batches), aside=aside
+        )
         self.storage = Storage(device, self.parameters, programs.values())
         plans = {key: Plan(program, self.storage) for key, program in programs.items()}
         self.training = {batch: plan for (use, batch), plan in plans.items() if use == TRAINING}
@@ -183,7 +186,8 @@ class Network:
 
     def _bytes(self, programs: Mapping[tuple[str, int], Program]) -> int:
         """All device memory that the network, its optimizer and its steps will ask for."""
-        device, layout = self.device, Layout(self.initial)
+        device = self.device
+        layout = Layout(self.initial, sources_only(programs.values()))
         feeds = {k: Feeds(p.graph, layout.dtype, device).size for k, p in programs.items()}
         trains = any(use == TRAINING for use, _ in programs)
         size = layout.bytes(device, trains=trains) + Storage.bytes(device, programs.values())

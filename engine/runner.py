@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import philox, registry, spec
+from . import files
 from .arena import ParameterArena
 from .device import Device, numpy_dtype
 from .ir import Derived, Graph, Node, Pace, Value, paces
@@ -134,9 +135,11 @@ class Storage:
 
     def _wide(self, value: Value) -> np.ndarray:
         """A parameter (the master's) or state on the host in float64."""
-        stored = self.states.get(value.name)
-        array = self.parameters.master_of(value.name) if stored is None else stored
-        return self.device.to_host(array).astype(np.float64)
+        stored, name = self.states.get(value.name), value.name
+        array = self.parameters.host(name) if stored is None else self.device.to_host(stored)
+        wide = array.astype(np.float64)
+        files.forget(array)
+        return wide
 
     @staticmethod
     def bytes(device: Device, programs: Iterable[Program]) -> int:
@@ -154,6 +157,13 @@ def _states(programs: Iterable[Program]) -> dict[str, Value]:
 
 def _derived(programs: Iterable[Program]) -> dict[str, Derived]:
     return {d.value.name: d for p in programs for d in p.graph.derived}
+
+
+def sources_only(programs: Iterable[Program]) -> frozenset[str]:
+    """The parameters that no node reads, only what is derived from them."""
+    graphs = [program.graph for program in programs]
+    sources = {v.name for g in graphs for d in g.derived for v in d.sources if v.kind == "param"}
+    return frozenset(sources - {v.name for g in graphs for n in g.nodes for v in n.reads})
 
 
 class Plan:
@@ -210,8 +220,8 @@ class Plan:
 def _arrays(program: Program, storage: Storage, fed: Mapping[str, Any]) -> dict[Value, Any]:
     graph, memory = program.graph, program.memory
     arrays: dict[Value, Any] = {v: fed[v.name] for v in (*graph.inputs, *graph.keys)}
-    for parameter in graph.params:
-        arrays[parameter.value] = storage.parameters.array(parameter.value)
+    for value in (p.value for p in graph.params if p.value.name not in sources_only([program])):
+        arrays[value] = storage.parameters.array(value)
     for value in graph.states:
         arrays[value] = storage.states[value.name]
     for derived in graph.derived:

@@ -12,6 +12,7 @@ from cnnengine.engine.compile import stages
 from cnnengine.engine.device import open_device
 from cnnengine.engine.graph_rules import verify
 from cnnengine.engine.models import build_graph
+from cnnengine.engine.naming import head
 from cnnengine.engine.network import Description, Network
 from cnnengine.engine.passes.fold import fold
 
@@ -90,6 +91,22 @@ def test_network__new_weights_are_folded_anew():
         network.initialise(3)
     np.testing.assert_allclose(folded.logits(x), plain.logits(x), rtol=1e-5, atol=1e-9)
     assert set(folded.state_dict()) == set(plain.state_dict())
+
+
+def test_network__filters_that_were_folded_are_not_on_the_device():
+    folded, plain = networks("resnet18", "fp32")
+    arrays = random_weights(plain, 1)
+    last = head(plain.inference.graph)
+    left = sum(v.size for n, v in plain.parameters if n.rpartition("/")[0] == last)
+    assert left <= folded.parameters.size < left + 32, "in the arena is the last layer alone"
+    folded.load(arrays)
+    for array in arrays.values():
+        array += 1  # what was given may change
+    told = folded.state_dict()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(told[name] + 1, array, err_msg=name)
+        assert told[name].flags.writeable
+    assert folded.parameters.array(folded.inference.graph.params[0].value).any()
 
 
 def test_network__one_that_trains_keeps_its_batch_norms():
