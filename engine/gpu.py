@@ -117,7 +117,7 @@ class CudaDevice(Device):
         """Whether work can still run here: after some errors CUDA refuses all that follows."""
         try:
             self.gpu.compute.synchronize()
-        except cuda.failures():
+        except RuntimeError:
             return False
         return True
 
@@ -145,6 +145,8 @@ class CudaDevice(Device):
                 # Triton has no type of its own for what CUDA tells it
                 if not isinstance(error, cuda.failures()) and "[CUDA]" not in str(error):
                     raise
+                if not self.works():
+                    cuda.quieten()
                 told = " ".join(str(error).split())
                 raise BackendError(f"{self.name} ({self.gpu.name}) failed: {told}") from error
 

@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import functools
 import importlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from .arrays import on_host
 from .errors import BackendError
 from .spec.contract import address
 
+OUT_OF_MEMORY = 2  # CUDA's status
+NO_DEVICE = 100  # the same, also where CUDA_VISIBLE_DEVICES hides every GPU
 LEAST_CAPABILITY = (8, 0)  # of the GPU: the first with bfloat16 and asynchronous copies
 EXTRA = "pip install 'cnnengine[cuda12]' (or [cuda13], for a driver that runs CUDA 13)"
 
@@ -65,13 +68,13 @@ def missing(index: int | None = None, least: tuple[int, int] = LEAST_CAPABILITY)
                 f"{_version(built)}; update the driver, or {EXTRA}"
             )
         count = runtime.getDeviceCount()
-        if count == 0:
-            return "no CUDA GPU is visible; look at CUDA_VISIBLE_DEVICES"
         if index is not None and index >= count:
             told = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
             return f"there is no GPU {index}; name one that is here: {told}"
         told = runtime.getDeviceProperties(runtime.getDevice() if index is None else index)
     except runtime.CUDARuntimeError as error:
+        if error.status == NO_DEVICE:
+            return "no CUDA GPU is visible; look at CUDA_VISIBLE_DEVICES"
         return f"CUDA cannot be used ({error}); update the NVIDIA driver"
     capability = (told["major"], told["minor"])
     if capability < least:
@@ -120,6 +123,26 @@ def out_of_memory() -> type[Exception]:
     return cupy().cuda.memory.OutOfMemoryError
 
 
+def quieten() -> None:
+    """Print no longer that CUDA refuses to free what is left on a GPU that is lost.
+
+    CuPy frees events, streams and graphs when Python lets go of them, and each refusal is printed
+    with a traceback, by `sys.unraisablehook` or, from compiled code, by `sys.excepthook`.
+    """
+    lost, unraisable, uncaught = failures(), sys.unraisablehook, sys.excepthook
+
+    def unraisable_hook(told: Any) -> None:
+        if not isinstance(told.exc_value, lost):
+            unraisable(told)
+
+    def uncaught_hook(kind: Any, error: BaseException, trace: Any) -> None:
+        ours = trace is not None and not trace.tb_frame.f_code.co_filename.endswith(".pyx")
+        if ours or not isinstance(error, lost):
+            uncaught(kind, error, trace)
+
+    sys.unraisablehook, sys.excepthook = unraisable_hook, uncaught_hook
+
+
 class Gpu:
     """One GPU with two streams: `compute` for kernels, `copies` for what may overlap with them.
 
@@ -139,6 +162,7 @@ class Gpu:
             self.compute = cp.cuda.Stream(non_blocking=True)
             self.copies = cp.cuda.Stream(non_blocking=True)
         except cp.cuda.runtime.CUDARuntimeError as error:
+            quieten()
             raise BackendError(f"GPU {index} cannot be opened: {error}") from error
         self.name: str = told["name"].decode()
         self.capability: tuple[int, int] = told["major"], told["minor"]
@@ -163,8 +187,20 @@ class Gpu:
         return cupy().empty(tuple(shape), dtype)
 
     def pinned(self, size: int) -> np.ndarray:
-        """uint8 [size] on the host, page-locked: copies from and to it run beside other work."""
-        return np.frombuffer(cupy().cuda.alloc_pinned_memory(max(1, size)), np.uint8, size)
+        """uint8 [size] on the host, page-locked: copies from and to it run beside other work.
+
+        Raises: BackendError when the machine has not so much memory to lock.
+        """
+        try:
+            memory = cupy().cuda.alloc_pinned_memory(max(1, size))
+        except cupy().cuda.runtime.CUDARuntimeError as error:
+            if error.status != OUT_OF_MEMORY:
+                raise
+            raise BackendError(
+                f"{size:,} bytes of the machine's own memory cannot be locked for copies to the "
+                f"GPU ({error}); end what else runs on the machine, or use a smaller --batch-size"
+            ) from error
+        return np.frombuffer(memory, np.uint8, size)
 
     def event(self) -> Any:
         """A mark that streams record and wait for; it keeps no time."""

@@ -27,9 +27,26 @@ PROPERTIES = {"name": b"Simulated GPU", "major": 9, "minor": 0, "multiProcessorC
 class CUDARuntimeError(RuntimeError):
     """As CuPy's: a status and its text."""
 
+    def __init__(self, text: str, status: int = 700) -> None:
+        super().__init__(text)
+        self.status = status
+
 
 class CUDADriverError(RuntimeError):
     """As CuPy's."""
+
+
+NO_DEVICE = CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected", 100)
+
+
+class Freed:
+    """What CuPy frees when Python lets go of it; a lost device refuses, and Python prints that."""
+
+    device: Device
+
+    def __del__(self) -> None:
+        if self.device.lost is not None:
+            raise self.device.lost
 
 
 class OutOfMemoryError(MemoryError):
@@ -49,7 +66,7 @@ class Array(np.ndarray):
         raise TypeError("NumPy's functions do not take device arrays")
 
 
-class Event:
+class Event(Freed):
     """Done when the work in front of its latest record is done."""
 
     def __init__(self, device: Device) -> None:
@@ -64,8 +81,15 @@ class Event:
 
     @property
     def done(self) -> bool:
-        """Whether it is reached; a moment passes with every question, in which work goes on."""
-        self.device.check()
+        """Whether it is reached; a moment passes with every question, in which work goes on.
+
+        Never on a lost device: CuPy's is False for every error.
+        """
+        assert self.device.current.captured is None, "asked during a capture"
+        try:
+            self.device.check()
+        except (CUDARuntimeError, CUDADriverError):
+            return False
         for stream in self.device.streams:
             for _ in range(self.device.random.randrange(200)):
                 if not stream.queue or not self.device.one(stream):
@@ -76,7 +100,7 @@ class Event:
         self.device.work_until(lambda: self.reached >= self.recorded)
 
 
-class Stream:
+class Stream(Freed):
     """A queue of work."""
 
     def __init__(self, device: Device) -> None:
@@ -112,16 +136,16 @@ class Stream:
 
     def end_capture(self) -> Graph:
         assert self.captured is not None
-        graph, self.captured = Graph(self.captured), None
+        graph, self.captured = Graph(self.device, self.captured), None
         self.device.log.append(f"captured {len(graph.work)}")
         return graph
 
 
-class Graph:
+class Graph(Freed):
     """What was queued during a capture."""
 
-    def __init__(self, work: list[tuple[str, Callable[[], Any]]]) -> None:
-        self.work = work
+    def __init__(self, device: Device, work: list[tuple[str, Callable[[], Any]]]) -> None:
+        self.device, self.work = device, work
 
     def launch(self, stream: Stream) -> None:
         stream.device.log.append("replay")
@@ -143,6 +167,7 @@ class Device:
         self.moved: Counter[str] = Counter()  # bytes copied, by direction
         self.streams: list[Stream] = []
         self.error: Exception | None = None  # once set, every call fails with it
+        self.lost: Exception | None = None  # the error with which a call has failed
         self.count, self.driver, self.built = 1, 12080, 12080
         self.properties: dict[str, Any] = dict(PROPERTIES)
         self.first: dict[str, Any] | None = None  # of GPU 0, if it is another model
@@ -155,6 +180,8 @@ class Device:
 
     def check(self) -> None:
         if self.error is not None:
+            if isinstance(self.error, (CUDARuntimeError, CUDADriverError)):
+                self.lost = self.error
             raise self.error
 
     def work_until(self, finished: Callable[[], bool]) -> None:
@@ -202,6 +229,8 @@ class Device:
         queue = self.streams[stream - 1]
         name = ("", "host to device", "device to host", "device to device")[kind]
         values = _bytes(source, size)
+        pinned = kind == 3 or self._is_pinned(source if kind == 1 else out)
+        assert queue.captured is None or pinned, "memory that is not pinned, in a capture"
         if kind == 1 and not self._is_pinned(source) and self.random.random() < 0.5:
             values = values.copy()  # CUDA may take it into memory of its own first
 
@@ -229,6 +258,8 @@ class Device:
     def _module(self) -> Any:
         def count() -> int:
             self.check()
+            if self.count == 0:
+                raise NO_DEVICE
             return self.count
 
         runtime = SimpleNamespace(
@@ -307,6 +338,9 @@ class Backend:
 def install(monkeypatch: Any, **made: Any) -> Device:
     """A simulated device in the place of CuPy, and a backend on it called "simulated"."""
     device = Device(**made)
+    monkeypatch.setattr(device, "lost", None)  # what a test leaves is freed later, in silence
+    for hook in ("unraisablehook", "excepthook"):  # `cuda.quieten` sets them for its process
+        monkeypatch.setattr(sys, hook, getattr(sys, hook))
     monkeypatch.setitem(sys.modules, "cupy", device.module)
     monkeypatch.setattr(cuda, "has_driver", lambda: True)
     load, missing, backend = registry.load, registry.missing, Backend(device)

@@ -93,12 +93,13 @@ def started(tmp_path, pictures, simulated, call):
 class FailsAt:
     """The device's check of itself, which fails at its n-th question and ever after."""
 
-    def __init__(self, error, number):
-        self.error, self.left = error, number
+    def __init__(self, device, error, number):
+        self.device, self.error, self.left = device, error, number
 
     def __call__(self):
         self.left -= 1
         if self.left < 0:
+            self.device.lost = self.error
             raise self.error
 
 
@@ -112,7 +113,7 @@ def test_train__a_gpu_that_goes_away_leaves_the_last_checkpoint(
         run = tmp_path / f"at {at}"
         shutil.copytree(started, run)
         with monkeypatch.context() as patch:
-            patch.setattr(simulated, "check", FailsAt(LOST, at))
+            patch.setattr(simulated, "check", FailsAt(simulated, LOST, at))
             code, _, err = call("train", "--resume", run, "--epochs", 2)
         codes.append(code)
         if code == 0:
@@ -142,7 +143,7 @@ def test_commands__a_gpu_that_goes_away(started, pictures, simulated, call, monk
     before = snapshot(started)
     for at in (3, 6, 9, 15, 21, 27, 33, 39, 45, 51, 60):
         with monkeypatch.context() as patch:
-            patch.setattr(simulated, "check", FailsAt(LOST, at))
+            patch.setattr(simulated, "check", FailsAt(simulated, LOST, at))
             code, out, err = call(*given, "--device", "cuda")
         assert (code, out) == (2, ""), (at, err)
         assert err[-1].startswith("cnnengine: error: ")

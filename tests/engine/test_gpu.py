@@ -240,10 +240,14 @@ def test_gpu__that_fails_mid_run_leaves_the_last_checkpoint(tmp_path, simulated,
 
 def test_gpu__that_has_no_pinned_memory_is_told_before_training(tmp_path, simulated):
     def refuse(size):
-        raise simulated_cuda.CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")
+        raise simulated_cuda.CUDARuntimeError("cudaErrorMemoryAllocation: out of memory", 2)
 
     simulated.module.cuda.alloc_pinned_memory = refuse
-    with pytest.raises(BackendError, match=r"^cuda:0 .*failed: cudaErrorMemoryAllocation: out of"):
+    told = (
+        r"^[\d,]+ bytes of the machine's own memory cannot be locked for copies to the GPU "
+        r"\(cudaErrorMemoryAllocation: out of memory\); end what .* smaller --batch-size$"
+    )
+    with pytest.raises(BackendError, match=told):
         toy_trainer(tmp_path / "run", device="cuda")
 
 

@@ -24,8 +24,8 @@ def device(monkeypatch):
         ({"driver": 11040}, "the NVIDIA driver runs CUDA up to 11.4, this CuPy is made for CUDA "
          "12.8; update the driver, or pip install"),
         ({"built": 13000}, "this CuPy is made for CUDA 13.0; update the driver, or pip install"),
-        ({"error": simulated_cuda.CUDARuntimeError("cudaErrorNoDevice: none")},
-         r"CUDA cannot be used \(cudaErrorNoDevice: none\); update the NVIDIA driver"),
+        ({"error": simulated_cuda.CUDARuntimeError("cudaErrorSystemNotReady: none")},
+         r"CUDA cannot be used \(cudaErrorSystemNotReady: none\); update the NVIDIA driver"),
         ({"properties": {**simulated_cuda.PROPERTIES, "major": 7, "minor": 5}},
          "Simulated GPU has compute capability 7.5; take a GPU with 8.0 or newer"),
     ],
@@ -98,6 +98,53 @@ def test_gpu__that_cannot_be_opened(device, monkeypatch):
     monkeypatch.setattr(device.module.cuda, "Device", lost)
     with pytest.raises(BackendError, match="GPU 0 cannot be opened: cudaErrorDevicesUnavailable"):
         cuda.Gpu(0)
+
+
+@pytest.fixture
+def printed(monkeypatch):
+    """What reaches Python's own hooks for errors that nobody catches."""
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told_by: told.append(told_by.exc_value))
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: told.append(error))
+    return told
+
+
+def test_quieten__what_a_lost_gpu_refuses_to_free_is_not_printed(device, printed):
+    gpu, lost = cuda.Gpu(0), simulated_cuda.CUDARuntimeError("cudaErrorIllegalAddress: lost")
+    device.lost = lost
+    gpu.event()  # gone at once
+    assert printed == [lost]
+    cuda.quieten()
+    gpu.event()
+    del gpu
+    assert printed == [lost]
+
+
+def test_quieten__prints_all_other_errors(device, printed):
+    class Ours:
+        def __del__(self):
+            raise other
+
+    other, lost = ValueError("ours"), simulated_cuda.CUDARuntimeError("cudaErrorIllegalAddress")
+    cuda.quieten()
+    Ours()
+    assert printed == [other]
+    for place in ("cupy_backends/cuda/api/runtime.pyx", "ours.py"):
+        with pytest.raises(RuntimeError) as raised:
+            exec(compile("raise lost", place, "exec"), {"lost": lost})
+        trace = raised.tb.tb_next
+        sys.excepthook(type(lost), lost, trace)
+        sys.excepthook(ValueError, other, trace)
+    assert printed == [other, other, lost, other]
+
+
+def test_gpu_pinned__other_errors_stay_as_they_are(device, monkeypatch):
+    def refuse(size):
+        raise simulated_cuda.CUDARuntimeError("cudaErrorIllegalAddress: lost")
+
+    monkeypatch.setattr(device.module.cuda, "alloc_pinned_memory", refuse)
+    with pytest.raises(simulated_cuda.CUDARuntimeError, match="lost"):
+        cuda.Gpu(0).pinned(8)
 
 
 def test_gpu__copies_there_and_back(device):
