@@ -114,10 +114,14 @@ class CudaDevice(Device):
         self.gpu.compute.synchronize()
 
     def works(self) -> bool:
-        """Whether work can still run here: after some errors CUDA refuses all that follows."""
+        """Whether work can still run here: after some errors CUDA refuses all that follows.
+
+        If not, nothing is printed any more of what it refuses to free.
+        """
         try:
             self.gpu.compute.synchronize()
         except RuntimeError:
+            cuda.quieten()
             return False
         return True
 
@@ -145,8 +149,7 @@ class CudaDevice(Device):
                 # Triton has no type of its own for what CUDA tells it
                 if not isinstance(error, cuda.failures()) and "[CUDA]" not in str(error):
                     raise
-                if not self.works():
-                    cuda.quieten()
+                self.works()  # else it is quietened
                 told = " ".join(str(error).split())
                 raise BackendError(f"{self.name} ({self.gpu.name}) failed: {told}") from error
 
