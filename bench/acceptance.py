@@ -71,7 +71,7 @@ class Acceptance(Boxed):
         self.note = note
         self.program = program or (GPU if is_gpu else CPU)
         self.seconds = 0.15 if is_gpu else 0.05  # for each candidate of a row
-        self.against = machine.torch_missing() is None
+        self.against = machine.no_comparison(gpu=is_gpu) is None
         self.prepares = is_gpu  # networks' kernels are compiled while this verifies
         self.settings: Told = {}  # of the training for accuracy, in the place of the default ones
         self.data: dict[str, Splits] = {}  # that are read already

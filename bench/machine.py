@@ -144,6 +144,17 @@ def torch_missing() -> str | None:
     return "torch is not installed; pip install torch"
 
 
+def no_comparison(*, gpu: bool) -> str | None:
+    """Why nothing of torch can stand beside ours, on a GPU or a CPU; None if it can."""
+    if (told := torch_missing()) is not None or not gpu:
+        return told
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    return f"torch {torch.__version__} cannot use this GPU; install torch made for CUDA"
+
+
 def warnings(described: Mapping[str, Any], count: int) -> list[str]:
     """What is wrong with the machine for measuring with `count` threads, a line each."""
     told = []

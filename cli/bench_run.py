@@ -40,8 +40,10 @@ class Run:
             raise InputError("--device interpreter: there is nothing to time; use cpu or cuda")
         self.meter = Meter(self.device, intensity_of(country))
         self.kind = kind
-        self.missing = machine.torch_missing() if against == "torch" else None
-        self.against = against == "torch" and self.missing is None
+        self.is_gpu = self.device.name.startswith("cuda")
+        wanted = against == "torch"
+        self.missing = machine.no_comparison(gpu=self.is_gpu) if wanted else None
+        self.against = wanted and self.missing is None
         self.threads = machine.set_threads(threads, torch=self.against)
         self.settings = {
             "device": self.device.name, "backends": list(self.device.backends),
@@ -49,7 +51,6 @@ class Run:
         }  # fmt: skip
         self.machine = machine.describe()
         self.ceilings: Ceilings | None = None
-        self.is_gpu = self.device.name.startswith("cuda")
         if self.is_gpu:
             with self.device.session():
                 self.machine["gpu"] = machine.describe_gpu(self.device)

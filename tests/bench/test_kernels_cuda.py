@@ -88,6 +88,7 @@ def torch_on_host(torch, monkeypatch):
 
     monkeypatch.setattr(torch, "cudnn_convolution_relu", fused)
     monkeypatch.setattr(torch, "compile", lambda body, **told: body)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer, device: stream)
     monkeypatch.setattr(torch.cuda, "device", lambda index: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
@@ -348,6 +349,18 @@ def test_bench__kernels_on_a_gpu(simulated, torch_on_host, bench_json):
     assert [row["precision"] for row in told["rows"]] == ["tf32", "bf16"]
     assert set(told["ceilings"]["gemm"]) == {"tf32", "bfloat16"}
     assert told["settings"]["device"] == "cuda:0"
+
+
+def test_bench__on_a_gpu_that_torch_cannot_use(simulated, torch, bench_json, monkeypatch, tmp_path):
+    """As where torch is the one for CPUs: our figures alone, and why."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    arguments = ("--suite", "odd", "--layers", "2", "--passes", "wgrad", "--batch", "1")
+    code, told, err = bench_json("kernels", *arguments, "--device", "cuda", "--repeats", "2")
+    assert code == 0, err
+    why = f"torch {torch.__version__} cannot use this GPU; install torch made for CUDA"
+    assert f"no comparison: {why}" in err
+    assert [row["baseline_missing"] for row in told["rows"]] == [why]
+    assert not acceptance.Acceptance(open_device("cuda"), tmp_path, 1.0).against
 
 
 def test_acceptance__on_a_gpu(simulated, tmp_path, monkeypatch):
