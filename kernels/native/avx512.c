@@ -7,3 +7,4 @@
 #include "sources.c"
 #include "unpool.c"
 #include "wgrad.c"
+#include "winograd.c"

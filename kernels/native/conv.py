@@ -4,7 +4,8 @@ Forward and dgrad are one kernel (`correlate.c`): dgrad is a forward convolution
 transposed weights, one for each phase of the stride. wgrad (`wgrad.c`) sums, per tap, outer
 products of dy and x over pixels. Work is cut into chunks by its shape alone and partial sums are
 added in the order of the chunks, so bits do not depend on the number of threads. The method is
-that of Georganas et al. 2018, "Anatomy of High-Performance Deep Learning Convolutions".
+that of Georganas et al. 2018, "Anatomy of High-Performance Deep Learning Convolutions". Wide 3x3
+convolutions of stride 1 take Winograd's algorithm (`winograd.c`) through the same register tiles.
 """
 
 from __future__ import annotations
@@ -24,6 +25,20 @@ from ..spec.grid import border
 from . import library, plan
 from .plan import MOST_ELEMENTS, address
 
+KERNELS = {  # the C kernel of each function, by algorithm
+    "direct": {
+        "conv2d": "correlate",
+        "conv2d_relu_pool": "correlate",
+        "conv2d_dgrad": "correlate",
+        "conv2d_wgrad": "wgrad",
+        "conv2d_relu_pool_backward": "unpool",
+    },
+    "winograd": dict.fromkeys(("conv2d", "conv2d_relu_pool", "conv2d_dgrad"), "winograd"),
+}
+# What Winograd's algorithm costs besides its products, in multiply-adds, measured on AVX-512: a
+# channel of a tile there and back, and a product's filter, in L2 or streamed from L3.
+WINOGRAD_BLOCK, TRANSFORMED = 16, 200
+FILTERS_LEAVE_L2, FILTERS_STAY, FILTERS_STREAM = 3 << 19, 3, 44
 LEAST_CHANNELS = 4  # of a group: below, most of a tile would be padding
 
 
@@ -65,32 +80,68 @@ def choose(function: str, arguments: Mapping[str, Any], variant: str | None = No
         raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
     variant = variant or library.runnable()[-1]
     workers = get_threads()
-    made = _plan(function, arguments, variant, workers)
+    algorithm = "winograd" if _winograd_pays(function, arguments) else "direct"
+    made = _plan(function, arguments, algorithm, variant, workers)
+    how = "Winograd's F(2x2, 3x3)" if algorithm == "winograd" else "direct"
     return Config(
-        f"direct-{variant}",
+        f"{algorithm}-{variant}",
         (("workers", workers),),
         made.workspace_bytes,
-        f"float32, direct in register tiles ({variant}), chunks: "
+        f"float32, {how} in register tiles ({variant}), chunks: "
         + ", ".join(str(p.chunks) for p in made.problems),
     )
 
 
-def _plan(function: str, a: Mapping[str, Any], variant: str, workers: int) -> plan.Plan:
+def _winograd_applies(function: str, a: Mapping[str, Any]) -> bool:
+    """3x3 filters of stride 1 over whole blocks of channels."""
+    if function not in KERNELS["winograd"]:
+        return False
+    op, back = a["op"], function == "conv2d_dgrad"
+    folds = back and op.padding_mode == "edge"
+    unit = a["w"].shape[1:3] == (3, 3) and op.stride == op.dilation == (1, 1)
+    return unit and not folds and _channels(back, a)[0] % WINOGRAD_BLOCK == 0
+
+
+def _channels(back: bool, a: Mapping[str, Any]) -> tuple[int, int]:
+    """Channels in and out of a group of what a kernel computes, `back` through dgrad or forward."""
+    (k, _, _, c), groups = a["w"].shape, a["op"].groups
+    return (k // groups, c) if back else (c, k // groups)
+
+
+def _winograd_pays(function: str, a: Mapping[str, Any]) -> bool:
+    """Whether Winograd's algorithm applies and should be faster: multiply-adds of one image.
+
+    Not of the batch: an image must have the same bits in a batch of any size.
+    """
+    if not _winograd_applies(function, a):
+        return False
+    back = function == "conv2d_dgrad"
+    c, k = _channels(back, a)
+    _, h, w, _ = a["out"].shape if back else a["op"].output_shape(a["x"].shape, a["w"].shape)
+    tiles, products = -(-h // 2) * -(-w // 2), 16 * c * k
+    loaded = FILTERS_STREAM if products > FILTERS_LEAVE_L2 else FILTERS_STAY
+    by_tiles = tiles * (1.1 * products + TRANSFORMED * (c + k)) + loaded * products
+    return by_tiles < 0.95 * 9 * h * w * c * k
+
+
+def _plan(
+    function: str, a: Mapping[str, Any], algorithm: str, variant: str, workers: int
+) -> plan.Plan:
     shapes = {name: tuple(a[name].shape) for name in ("x", "w", "out") if name in a}
     db = a.get("db") is not None
+    kernel = KERNELS[algorithm].get(function, "")
     if function == "conv2d_dgrad":
-        return plan.dgrad(shapes["out"], shapes["w"], a["op"], db, variant, workers)
+        return plan.dgrad(shapes["out"], shapes["w"], a["op"], db, variant, workers, kernel)
     if function == "conv2d_wgrad":
         return plan.wgrad(shapes["x"], shapes["out"], a["op"], variant, workers)
     if function == "conv2d_relu_pool_backward":
         return plan.unpool(shapes["out"], db, variant, workers)
     pool = function == "conv2d_relu_pool"
-    return plan.forward(shapes["x"], shapes["w"], a["op"], pool, variant, workers)
+    return plan.forward(shapes["x"], shapes["w"], a["op"], pool, variant, workers, kernel)
 
 
 def _run(
     function: str,
-    kernel: str,
     arguments: dict[str, Any],
     workspace: Any,
     config: Config | None,
@@ -100,9 +151,13 @@ def _run(
         config = choose(function, arguments)
     elif (reason := supports(function, arguments)) is not None:
         raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
-    variant = config.algorithm.removeprefix("direct-")
-    made = _plan(function, arguments, variant, config["workers"])
-    entry = getattr(library.open_library(variant), f"{kernel}_run")
+    algorithm, variant = config.algorithm.split("-")
+    if algorithm == "winograd" and not _winograd_applies(function, arguments):
+        raise UnsupportedError(
+            f"{function}: backend native has no {config.algorithm} for this call"
+        )
+    made = _plan(function, arguments, algorithm, variant, config["workers"])
+    entry = getattr(library.open_library(variant), f"{KERNELS[algorithm][function]}_run")
     plan.run(made, entry, workspace, fill, arguments.get("db"))
 
 
@@ -131,7 +186,7 @@ def conv2d(
         p.x_pitch, p.out_pitch, p.residual_pitch = _pitch(x), _pitch(out), _pitch(residual)
 
     arguments = {"x": x, "w": w, "out": out, "op": op, "residual": residual}
-    _run("conv2d", "correlate", arguments, workspace, config, fill)
+    _run("conv2d", arguments, workspace, config, fill)
 
 
 @implements(spec.conv2d_relu_pool)
@@ -155,7 +210,7 @@ def conv2d_relu_pool(
         p.x_pitch, p.out_pitch = _pitch(x), _pitch(out)
 
     arguments = {"x": x, "w": w, "out": out, "op": op, "pool": pool}
-    _run("conv2d_relu_pool", "correlate", arguments, workspace, config, fill)
+    _run("conv2d_relu_pool", arguments, workspace, config, fill)
 
 
 @implements(spec.conv2d_dgrad)
@@ -179,7 +234,7 @@ def conv2d_dgrad(
         p.db = None if db is None else address(shared[1])
 
     arguments = {"dy": dy, "w": w, "out": out, "op": op, "mask": mask, "db": db}
-    _run("conv2d_dgrad", "correlate", arguments, workspace, config, fill)
+    _run("conv2d_dgrad", arguments, workspace, config, fill)
 
 
 @implements(spec.conv2d_wgrad)
@@ -199,7 +254,7 @@ def conv2d_wgrad(
         p.x_pitch, p.dy_pitch = _pitch(x), _pitch(dy)
 
     arguments = {"x": x, "dy": dy, "out": out, "op": op}
-    _run("conv2d_wgrad", "wgrad", arguments, workspace, config, fill)
+    _run("conv2d_wgrad", arguments, workspace, config, fill)
 
 
 @implements(spec.conv2d_relu_pool_backward)
@@ -221,4 +276,4 @@ def conv2d_relu_pool_backward(
         p.db = None if db is None else address(shared[1])
 
     arguments = {"dy": dy, "out": out, "db": db}
-    _run("conv2d_relu_pool_backward", "unpool", arguments, workspace, config, fill)
+    _run("conv2d_relu_pool_backward", arguments, workspace, config, fill)

@@ -3,36 +3,14 @@
    A chunk is a band of rows of an image (or a few small images) against some panels of filters. Its
    input is copied once into a padded buffer that stays in L2, so the inner loops have no borders;
    the tiles then walk over it, panel by panel. */
-#include "correlate_plan.h"
-#include "epilogue.h"
+#include "correlate_work.h"
 #include "tickets.h"
 #include "tile.h"
-
-/* One chunk at work: `rows` grid rows of each of `images`, numbered through from 0. */
-struct work {
-    const struct correlate *p;
-    struct band d;
-    int64_t group, image, images, row, rows;
-    int64_t *offsets;
-    const float *packed;
-    float *bias, *sums; /* sums: a tile, two rows to pool, or an image to fold */
-    float *db;
-    struct lines next; /* the input of the thread's next chunk: fetched along the way */
-    int64_t lines_a_tile;
-    int64_t end, next_panel; /* of this chunk; the first of the next one, or -1 */
-};
 
 static int64_t rows_at_once(int64_t cols) {
     for (int64_t rows = 8; rows > 1; rows /= 2)
         if (rows * cols <= TILE) return rows;
     return 1;
-}
-
-/* The pixel of out that holds the first column of a grid row. */
-static int64_t out_pixel(const struct work *k, int64_t image, int64_t i) {
-    const struct correlate *p = k->p;
-    const int64_t h = p->first_h + (k->row + i) * p->every_h;
-    return ((k->image + image) * p->out_h + h) * p->out_w + p->first_w;
 }
 
 /* Run the tiles of `rows` grid rows for one panel. Sums go to y (grid rows `y_row` floats apart,
@@ -115,18 +93,7 @@ static void run_panel(struct work *k, int64_t panel) {
         const int64_t tiles = ceil_div(k->images * k->rows * p->cols, TILE);
         t.ahead_lines = ceil_div(p->panel_floats, 16 * runs * tiles);
     }
-    const struct epilogue e = {
-        .count = count,
-        .residual = p->residual ? p->residual + column : NULL,
-        .mask = p->mask ? p->mask + column : NULL,
-        .out = p->out + column,
-        .db = k->db ? k->db + column : NULL,
-        .residual_pitch = p->residual_pitch,
-        .mask_pitch = p->mask_pitch,
-        .out_pitch = p->out_pitch,
-        .every = p->every_w,
-        .relu = p->relu && p->residual,
-    };
+    const struct epilogue e = panel_epilogue(k, column, count);
     if (p->pool) {
         const int64_t sums_row = p->cols * lanes;
         for (int64_t row = 0; row < rows; row += 2) {
@@ -149,41 +116,6 @@ static void run_panel(struct work *k, int64_t panel) {
     } else {
         run_rows(k, &t, lanes, 0, rows, NULL, 0, 0, &e);
     }
-}
-
-/* What input number `input` covers; inputs run over bands, groups and images. */
-static struct work place_input(const struct correlate *p, int64_t input) {
-    struct work k = {.p = p, .row = input % p->bands * p->band};
-    input /= p->bands;
-    k.group = input % p->groups;
-    k.image = input / p->groups * p->images_per_chunk;
-    k.images = least(p->images_per_chunk, p->images - k.image);
-    k.rows = least(p->band, (p->pool ? p->rows & ~1 : p->rows) - k.row);
-    k.d = make_band(p, k.rows, k.images);
-    return k;
-}
-
-static const float *input_row(const struct work *k, int64_t image, int64_t row) {
-    return k->p->x + ((k->image + image) * k->p->height + row) * k->p->width * k->p->x_pitch +
-           k->group * k->p->channels;
-}
-
-static void pack_input(const struct work *k, float *to) {
-    const struct correlate *p = k->p;
-    const int64_t first = k->row * p->step_h + lowest(p->dr, p->taps);
-    for (int64_t i = 0; i < k->images; i++)
-        pack_band(&k->d, input_row(k, i, 0), p->height, p->width, p->x_pitch, p->channels, p->edge,
-                  first, to + i * k->d.image_pitch);
-}
-
-/* The memory that holds an input. */
-static struct lines input_lines(const struct correlate *p, int64_t input) {
-    const struct work k = place_input(p, input);
-    const int64_t first = k.row * p->step_h + lowest(p->dr, p->taps);
-    const int64_t from = most(0, least(first, p->height - 1));
-    const int64_t last = most(0, least(first + k.d.rows, p->height) - 1);
-    const float *end = input_row(&k, k.images - 1, last) + (p->width - 1) * p->x_pitch;
-    return (struct lines){(const char *)input_row(&k, 0, from), (const char *)(end + p->channels)};
 }
 
 static void run_chunk(const struct correlate *p, int64_t chunk, int64_t next, float *scratch) {

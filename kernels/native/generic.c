@@ -11,6 +11,7 @@
 #include "sources.c"
 #include "unpool.c"
 #include "wgrad.c"
+#include "winograd.c"
 
 /* The widest variant that this processor and its system run: 2 avx512, 1 avx2, 0 generic. */
 int widest(void) {

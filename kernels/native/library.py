@@ -128,7 +128,7 @@ def open_library(variant: str) -> ctypes.CDLL:
         raise BackendError(f"backend native: the library for {variant} {STALE}")
     library = ctypes.CDLL(str(file))
     pointer = ctypes.c_void_p
-    for kernel in ("correlate", "wgrad", "unpool", "norm", "lrn", "pool"):
+    for kernel in ("correlate", "winograd", "wgrad", "unpool", "norm", "lrn", "pool"):
         make, run = getattr(library, f"{kernel}_plan"), getattr(library, f"{kernel}_run")
         make.argtypes, make.restype = [pointer], None  # the problem, to complete
         run.argtypes, run.restype = [pointer] * 3, None  # the problem, tickets, a thread's scratch

@@ -74,22 +74,28 @@ def phase_taps(op: spec.Conv2d, r: int, s: int, a: int, b: int) -> list[tuple[in
     ]
 
 
-def _correlate(variant: str, taps: list[tuple[int, int, int]], **fields: int) -> tuple[Any, Any]:
+def _correlate(
+    kernel: str, variant: str, taps: list[tuple[int, int, int]], **fields: int
+) -> tuple[Any, Any]:
     table = np.array(taps, np.int64).reshape(-1, 3).T.copy()
     problem = library.Correlate(taps=len(taps), **fields)
     row = table.strides[0]
     for i, name in enumerate(("dr", "ds", "tap")):
         setattr(problem, name, table.ctypes.data + i * row)
-    library.open_library(variant).correlate_plan(ctypes.byref(problem))
+    getattr(library.open_library(variant), f"{kernel}_plan")(ctypes.byref(problem))
     return problem, table
 
 
 @functools.lru_cache(maxsize=512)
-def forward(x: Shape, w: Shape, op: spec.Conv2d, pool: bool, variant: str, workers: int) -> Plan:
-    """The plan of conv2d, or of conv2d_relu_pool."""
+def forward(
+    x: Shape, w: Shape, op: spec.Conv2d, pool: bool, variant: str, workers: int,
+    kernel: str = "correlate",
+) -> Plan:  # fmt: skip
+    """The plan of conv2d, or of conv2d_relu_pool; `kernel` is correlate or winograd."""
     (n, h, width, _), (k, r, s, cg) = x, w
     _, p, q, _ = op.output_shape(x, w)
     problem, table = _correlate(
+        kernel,
         variant,
         geometry_taps(op, r, s),
         filter_area=r * s,
@@ -115,7 +121,10 @@ def forward(x: Shape, w: Shape, op: spec.Conv2d, pool: bool, variant: str, worke
 
 
 @functools.lru_cache(maxsize=512)
-def dgrad(x: Shape, w: Shape, op: spec.Conv2d, db: bool, variant: str, workers: int) -> Plan:
+def dgrad(
+    x: Shape, w: Shape, op: spec.Conv2d, db: bool, variant: str, workers: int,
+    kernel: str = "correlate",
+) -> Plan:  # fmt: skip
     """The plan of conv2d_dgrad: one forward problem for each phase of the stride."""
     (n, h, width, c), (k, r, s, cg) = x, w
     _, p, q, _ = op.output_shape(x, w)
@@ -126,6 +135,7 @@ def dgrad(x: Shape, w: Shape, op: spec.Conv2d, db: bool, variant: str, workers: 
     for a in range(min(op.stride[0], h)):
         for b in range(min(op.stride[1], width)):
             problem, table = _correlate(
+                kernel,
                 variant,
                 phase_taps(inner, r, s, a, b),
                 filter_area=r * s,

@@ -294,10 +294,106 @@ def test_conv2d__every_kind_of_plan(variant, name, shape, k, holds):
     assert error(out, expected) < 1.5e-6
 
 
+# Of Winograd's plans: bands of odd height, small images together, one input for all panels, filters
+# that stream, groups, and panels of all widths.
+WINOGRAD = [
+    ("bands", (5, 41, 35, 48), 40, 1, lambda p: p.bands > 1 and not p.shared_bands),
+    ("images", (96, 8, 9, 32), 36, 1, lambda p: p.images_per_chunk > 1),
+    ("split", (1, 14, 14, 80), 300, 1, lambda p: p.shared_bands == 1),
+    ("streams", (2, 30, 30, 256), 400, 1, lambda p: p.shared_bands == 4 and p.panels_per_chunk > 2),
+    ("groups", (2, 13, 12, 96), 66, 2, lambda p: p.groups == 2),
+]
+
+
 @built
 @pytest.mark.parametrize("variant", library.runnable())
-def test_conv2d_relu_pool__agrees_with_conv2d_to_the_bit(variant):
-    x, w, b = draw(3, 9, 29, 6), draw(20, 3, 3, 6), draw(20)
+@pytest.mark.parametrize(
+    ("name", "shape", "k", "groups", "holds"), WINOGRAD, ids=[p[0] for p in WINOGRAD]
+)
+def test_conv2d__every_kind_of_winograd_plan(variant, name, shape, k, groups, holds):
+    from cnnengine.kernels.native import plan
+
+    op = spec.Conv2d(padding=(1, 1, 1, 0), groups=groups)
+    x, w, b = draw(*shape), draw(k, 3, 3, shape[3] // groups), draw(k)
+    size = op.output_shape(x.shape, w.shape)
+    problem = plan.forward(shape, w.shape, op, False, variant, 2, "winograd").problems[0]
+    assert holds(problem), (problem.bands, problem.images_per_chunk, problem.chunks)
+    config = native.choose("conv2d", {"x": x, "w": w, "out": blank(*size), "op": op})
+    assert config.algorithm.startswith("winograd")
+    out, expected = blank(*size), np.empty(size)
+    call("conv2d", variant, x, w, b, out, op=op, relu=True)
+    reference.conv2d(*[a.astype(float) for a in (x, w, b)], expected, op=op, relu=True)
+    assert error(out, expected) < 1.5e-6
+
+
+@built
+@pytest.mark.parametrize("variant", library.runnable())
+@pytest.mark.parametrize("mode", ["zeros", "edge"])
+@pytest.mark.parametrize("size", [(9, 12), (8, 33)])
+def test_conv2d__winograd_spreads_a_nan_no_further(variant, mode, size):
+    """Residual, an output in a slice, and exactly the pixels that see the NaN lose their value."""
+    op = spec.Conv2d(padding=(1, 1, 1, 1), padding_mode=mode)
+    x, w, residual = draw(1, *size, 32), draw(48, 3, 3, 32), draw(1, *size, 48)
+    x[0, 4, 7, 3] = np.nan
+    wide, expected = blank(1, *size, 60), np.empty((1, *size, 48))
+    out = wide[..., 5:53]
+    call("conv2d", variant, x, w, None, out, op=op, residual=residual, relu=True)
+    arguments = {"op": op, "residual": residual.astype(float), "relu": True}
+    reference.conv2d(x.astype(float), w.astype(float), None, expected, **arguments)
+    assert np.isnan(expected).sum() == 9 * 48
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(expected))
+    seen = ~np.isnan(expected)
+    assert error(out[seen], expected[seen]) < 1e-6
+    assert np.isnan(wide[..., :5]).all()
+    assert np.isnan(wide[..., 53:]).all()
+
+
+@built
+@pytest.mark.parametrize("variant", library.runnable())
+def test_conv2d_dgrad__winograd_takes_mask_and_bias_gradient_along(variant):
+    op = spec.Conv2d(padding=(1, 1, 0, 2))
+    dy, w, mask = draw(3, 15, 18, 64), draw(64, 3, 3, 40), draw(3, 15, 18, 40)
+    out, db, expected, sums = blank(*mask.shape), blank(40), np.empty(mask.shape), np.empty(40)
+    arguments = {"dy": dy, "w": w, "out": out, "op": op}
+    assert native.choose("conv2d_dgrad", arguments).algorithm.startswith("winograd")
+    call("conv2d_dgrad", variant, dy, w, out, op=op, mask=mask, db=db)
+    told = {"op": op, "mask": mask.astype(float), "db": sums}
+    reference.conv2d_dgrad(dy.astype(float), w.astype(float), expected, **told)
+    assert error(out, expected) < 1e-6
+    assert error(db, sums) < 1e-5
+
+
+@built
+def test_choose__takes_winograd_for_a_batch_of_any_size_or_for_none():
+    """Or an image would have other bits in another batch."""
+    found = set()
+    for h, c in ((3, 64), (7, 128), (7, 512), (14, 64), (14, 512), (28, 16), (28, 32)):
+        told = set()
+        for n in (1, 64):
+            x = np.empty((n, h, h, c), np.float32)
+            w = np.empty((c, 3, 3, c), np.float32)
+            told.add(native.choose("conv2d", {"x": x, "w": w, "out": x, "op": PAD}).algorithm)
+        assert len(told) == 1
+        found |= {told.pop().split("-")[0]}
+    assert found == {"direct", "winograd"}
+
+
+@built
+def test_conv2d__refuses_winograd_where_it_does_not_apply():
+    from cnnengine.kernels.native import conv
+
+    wide = {"x": draw(1, 20, 20, 64), "w": draw(64, 3, 3, 64), "out": blank(1, 20, 20, 64)}
+    config = native.choose("conv2d", wide | {"op": PAD})
+    x, w, out = draw(1, 20, 20, 64), draw(64, 5, 5, 64), blank(1, 18, 18, 64)
+    with pytest.raises(UnsupportedError, match="winograd"):
+        conv.conv2d(x, w, None, out, op=PAD, config=config)
+
+
+@built
+@pytest.mark.parametrize("variant", library.runnable())
+@pytest.mark.parametrize("channels", [6, 32])
+def test_conv2d_relu_pool__agrees_with_conv2d_to_the_bit(variant, channels):
+    x, w, b = draw(3, 9, 29, channels), draw(20, 3, 3, channels), draw(20)
     x[1, 4, 4, 0] = np.nan
     whole, out = blank(3, 9, 29, 20), blank(3, 4, 14, 20)
     code = np.full(out.shape, -1, np.int8)
