@@ -61,12 +61,19 @@ static void finish_panel(struct work *k, const struct epilogue *e, const float *
     const struct correlate *p = k->p;
     const int64_t rows = tile_rows(k), cols = tile_cols(p), width = p->groups * p->filters;
     const int64_t plane = k->images * rows * cols * lanes, relu = p->relu && !p->residual;
+    const int64_t plain = !p->pool && e->count == lanes && !e->residual && !e->mask && !e->db;
     for (int64_t row = 0; row < k->images * rows; row++) {
         const int64_t image = row / rows, i = row % rows;
         for (int64_t j = 0; j < cols; j += RUN) {
             const int64_t count = least(RUN, cols - j), pixels = least(2 * count, p->cols - 2 * j);
             const float *from = products + (row * cols + j) * lanes;
-            restore(from, plane, count, lanes, k->bias, relu, k->sums);
+            if (plain && pixels == 2 * count && 2 * i + 1 < k->rows) {
+                float *out = e->out + (out_pixel(k, image, 2 * i) + 2 * j) * e->out_pitch;
+                restore(from, plane, count, lanes, k->bias, relu, out, p->out_w * e->out_pitch,
+                        e->out_pitch);
+                continue;
+            }
+            restore(from, plane, count, lanes, k->bias, relu, k->sums, 2 * RUN * lanes, lanes);
             if (p->pool) {
                 const int64_t some = least(count, p->out_w - j);
                 const int64_t pixel =

@@ -146,10 +146,10 @@ static void transform_input(struct work *k, float *pixels, float *to) {
     }
 }
 
-/* A' m A + bias of `count` tiles, `plane` floats from element to element, as two rows of pixels. */
+/* A' m A + bias of `count` tiles, `plane` floats from element to element, as two rows of pixels,
+   `row` floats apart, `pixel` floats from one to the next. */
 static void restore(const float *m, int64_t plane, int64_t count, int64_t lanes, const float *bias,
-                    int64_t relu_too, float *sums) {
-    float *low = sums + 2 * RUN * lanes;
+                    int64_t relu_too, float *sums, int64_t row, int64_t pixel) {
     for (int64_t f = 0; f < lanes; f += LANES) {
         const vf b = load(bias + f);
         for (int64_t j = 0; j < count; j++) {
@@ -167,9 +167,9 @@ static void restore(const float *m, int64_t plane, int64_t count, int64_t lanes,
                 vf left = rows[i][0] + rows[i][1] + rows[i][2] + b;
                 vf right = rows[i][1] - rows[i][2] - rows[i][3] + b;
                 if (relu_too) left = relu(left), right = relu(right);
-                float *to = (i ? low : sums) + 2 * j * lanes + f;
+                float *to = sums + i * row + 2 * j * pixel + f;
                 store(to, left);
-                store(to + lanes, right);
+                store(to + pixel, right);
             }
         }
     }

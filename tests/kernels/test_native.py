@@ -329,16 +329,18 @@ def test_conv2d__every_kind_of_winograd_plan(variant, name, shape, k, groups, ho
 @built
 @pytest.mark.parametrize("variant", library.runnable())
 @pytest.mark.parametrize("mode", ["zeros", "edge"])
+@pytest.mark.parametrize("added", [False, True])
 @pytest.mark.parametrize("size", [(9, 12), (8, 33)])
-def test_conv2d__winograd_spreads_a_nan_no_further(variant, mode, size):
-    """Residual, an output in a slice, and exactly the pixels that see the NaN lose their value."""
+def test_conv2d__winograd_spreads_a_nan_no_further(variant, mode, added, size):
+    """Into a slice of channels: exactly the pixels that see the NaN lose their value."""
     op = spec.Conv2d(padding=(1, 1, 1, 1), padding_mode=mode)
-    x, w, residual = draw(1, *size, 32), draw(48, 3, 3, 32), draw(1, *size, 48)
+    x, w, residual = draw(1, *size, 32), draw(48, 3, 3, 32), draw(1, *size, 48) if added else None
     x[0, 4, 7, 3] = np.nan
     wide, expected = blank(1, *size, 60), np.empty((1, *size, 48))
     out = wide[..., 5:53]
     call("conv2d", variant, x, w, None, out, op=op, residual=residual, relu=True)
-    arguments = {"op": op, "residual": residual.astype(float), "relu": True}
+    addend = None if residual is None else residual.astype(float)
+    arguments = {"op": op, "residual": addend, "relu": True}
     reference.conv2d(x.astype(float), w.astype(float), None, expected, **arguments)
     assert np.isnan(expected).sum() == 9 * 48
     np.testing.assert_array_equal(np.isnan(out), np.isnan(expected))
