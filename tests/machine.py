@@ -52,8 +52,14 @@ class Adapter:
         return np.array(array)
 
 
+NATIVE_LACKS = (  # of the files that it has
+    *("softmax", "softmax_backward"),
+    *("add", "mul", "concat", "channel_slice", "dropout", "cast"),
+)
+
+
 def _native_gap(call: Call) -> bool:
-    if call.border:
+    if call.border or call.function in NATIVE_LACKS:
         return True
     op, groups = call.inputs.get("op"), getattr(call.inputs.get("op"), "groups", 1)
     filters = call.out_shape if call.function == "conv2d_wgrad" else np.shape(call.inputs.get("w"))
@@ -66,9 +72,9 @@ def _native_gap(call: Call) -> bool:
 def _native_variants(family: str | None) -> Mapping[str, Choose]:
     """The instruction sets below the one that `choose` takes by itself.
 
-    Pools have no config that could name one: `test_native.py` goes through theirs.
+    Pools and activations have no config that could name one: their own tests go through them.
     """
-    if family == "pool":
+    if family in ("pool", "activation", "elementwise"):
         return {}
     from cnnengine.kernels import native
     from cnnengine.kernels.native import library
@@ -299,10 +305,22 @@ class Machine:
         assert told.startswith(f"{call.function}: backend {self.backend.name} "), told
         assert "use backend" in told, f"{told!r} names no alternative"
 
+    def has(self, function: str) -> bool:
+        """Whether the backend has this contract function at all."""
+        try:
+            self.backend.function(function)
+        except (ImportError, UnsupportedError):
+            return False
+        return True
+
+    def need(self, function: str) -> None:
+        """Skip the test, by name, where the backend leaves this contract function to others."""
+        if not self.has(function):
+            pytest.skip(f"backend {self.backend.name} has no {function}")
+
     def helper(self, call: Call) -> dict[str, np.ndarray]:
         """The outputs of a call that only serves the test, on NumPy where this backend lacks it."""
-        here = (FOLDER / self.backend.name / f"{spec.CONTRACTS[call.function].module}.py").exists()  # type: ignore[attr-defined]
-        return (self if here else machine("numpy")).outputs(call)
+        return (self if self.has(call.function) else machine("numpy")).outputs(call)
 
     def verify(self, call: Call) -> dict[str, np.ndarray]:
         """Run the call both ways, require the oracle's answer and return it as host arrays.

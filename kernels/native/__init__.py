@@ -1,4 +1,4 @@
-"""The fast CPU backend: float32 convolutions, pools, batch norm and LRN in C.
+"""The fast CPU backend: float32 convolutions, pools, norms and ReLUs in C.
 
 `kernels/numpy` is its readable twin.
 """
@@ -48,7 +48,11 @@ def choose(function: str, arguments: Mapping[str, Any], variant: str | None = No
 
 def _file(function: str) -> Any:
     """The module that has a contract function, or None."""
-    from . import conv, norm, pool
+    from . import activation, conv, elementwise, norm, pool
 
-    file = {"conv": conv, "norm": norm, "pool": pool}.get(spec.CONTRACTS[function].module)  # type: ignore[attr-defined]
+    files = {
+        "activation": activation, "conv": conv, "elementwise": elementwise, "norm": norm,
+        "pool": pool,
+    }  # fmt: skip
+    file = files.get(spec.CONTRACTS[function].module)  # type: ignore[attr-defined]
     return file if hasattr(file, function) else None

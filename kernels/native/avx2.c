@@ -3,6 +3,7 @@
 #include "correlate.c"
 #include "lrn.c"
 #include "norm.c"
+#include "pointwise.c"
 #include "pool.c"
 #include "sources.c"
 #include "unpool.c"

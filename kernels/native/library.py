@@ -108,6 +108,17 @@ class Lrn(ctypes.Structure):
     ]
 
 
+class Pointwise(ctypes.Structure):
+    """`struct pointwise` of pointwise.c, field by field."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("dy", "x", "slopes", "out")],
+        *[(name, ctypes.c_int64) for name in ("elements", "period", "kind")],
+        *[(name, ctypes.c_float) for name in ("slope", "low", "high")],
+        *[(name, ctypes.c_int64) for name in ("elements_per_chunk", "chunks")],
+    ]
+
+
 def path(variant: str) -> Path | None:
     """The shared library of `variant`, or None if it was not built."""
     folder = Path(__file__).parent
@@ -128,7 +139,8 @@ def open_library(variant: str) -> ctypes.CDLL:
         raise BackendError(f"backend native: the library for {variant} {STALE}")
     library = ctypes.CDLL(str(file))
     pointer = ctypes.c_void_p
-    for kernel in ("correlate", "winograd", "wgrad", "unpool", "norm", "lrn", "pool"):
+    problems = ("correlate", "winograd", "wgrad", "unpool", "norm", "lrn", "pool", "pointwise")
+    for kernel in problems:
         make, run = getattr(library, f"{kernel}_plan"), getattr(library, f"{kernel}_run")
         make.argtypes, make.restype = [pointer], None  # the problem, to complete
         run.argtypes, run.restype = [pointer] * 3, None  # the problem, tickets, a thread's scratch
