@@ -54,7 +54,7 @@ class Adapter:
 
 NATIVE_LACKS = (  # of the files that it has
     *("softmax", "softmax_backward"),
-    *("add", "mul", "concat", "channel_slice", "dropout", "cast"),
+    *("add", "mul", "concat", "channel_slice", "cast"),
 )
 
 

@@ -28,7 +28,7 @@ EXCEPTIONS = {
     ("native", module): "NumPy is bound by memory there already: C has the rest"
     for module in (
         *("dense", "images", "loss", "shape", "update"),
-        *("softmax", "softmax_backward", "add", "mul", "concat", "channel_slice", "dropout"),
+        *("softmax", "softmax_backward", "add", "mul", "concat", "channel_slice"),
         "cast",
     )
 }

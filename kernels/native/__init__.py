@@ -1,4 +1,4 @@
-"""The fast CPU backend: float32 convolutions, pools, norms and ReLUs in C.
+"""The fast CPU backend: float32 convolutions, pools, norms, ReLUs and dropout in C.
 
 `kernels/numpy` is its readable twin.
 """

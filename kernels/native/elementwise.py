@@ -1,12 +1,15 @@
-"""ReLU and its gradient in C, float32; see `pointwise.py`."""
+"""ReLU, its gradient and dropout in C, float32; see `pointwise.py`."""
 
 from __future__ import annotations
 
 from .. import spec
+from ..spec import Dropout
 from ..spec.contract import Array, Out, implements
-from .pointwise import RELU_FORWARD, RELU_GRADIENT, choose, run, supports
+from . import library
+from .plan import address
+from .pointwise import RELU_FORWARD, RELU_GRADIENT, choose, launch, run, supports
 
-__all__ = ["choose", "relu", "relu_backward", "supports"]
+__all__ = ["choose", "dropout", "relu", "relu_backward", "supports"]
 
 
 @implements(spec.relu)
@@ -19,3 +22,13 @@ def relu(x: Array, out: Out) -> None:
 def relu_backward(dy: Array, y: Array, out: Out) -> None:
     """dy where y is not <= 0, else 0."""
     run("relu_backward", RELU_GRADIENT, y, out, dy)
+
+
+@implements(spec.dropout)
+def dropout(x: Array, out: Out, *, op: Dropout, key: Array) -> None:
+    """Philox's blocks side by side in vectors, from registers to out."""
+    problem = library.Dropout(
+        x=address(x), key=address(key), out=address(out), elements=out.size,
+        threshold=op.threshold, share=1.0 - op.p,
+    )  # fmt: skip
+    launch("dropout", "dropout", problem, out)

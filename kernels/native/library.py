@@ -19,6 +19,9 @@ STALE = (
     "was compiled from other sources than are here; compile it again: in the source folder, run "
     "pip install --force-reinstall --no-deps -e ."
 )
+KERNELS = (  # each has a NAME_plan and a NAME_run
+    "correlate", "winograd", "wgrad", "unpool", "norm", "lrn", "pool", "pointwise", "dropout",
+)  # fmt: skip
 LANES = {"generic": 4, "avx2": 8, "avx512": 16}  # floats in a vector
 
 
@@ -108,6 +111,17 @@ class Lrn(ctypes.Structure):
     ]
 
 
+class Dropout(ctypes.Structure):
+    """`struct dropout` of dropout.c, field by field."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("x", "key", "out")],
+        *[(name, ctypes.c_int64) for name in ("elements", "threshold")],
+        ("share", ctypes.c_float),
+        ("chunks", ctypes.c_int64),
+    ]
+
+
 class Pointwise(ctypes.Structure):
     """`struct pointwise` of pointwise.c, field by field."""
 
@@ -139,8 +153,7 @@ def open_library(variant: str) -> ctypes.CDLL:
         raise BackendError(f"backend native: the library for {variant} {STALE}")
     library = ctypes.CDLL(str(file))
     pointer = ctypes.c_void_p
-    problems = ("correlate", "winograd", "wgrad", "unpool", "norm", "lrn", "pool", "pointwise")
-    for kernel in problems:
+    for kernel in KERNELS:
         make, run = getattr(library, f"{kernel}_plan"), getattr(library, f"{kernel}_run")
         make.argtypes, make.restype = [pointer], None  # the problem, to complete
         run.argtypes, run.restype = [pointer] * 3, None  # the problem, tickets, a thread's scratch

@@ -56,8 +56,6 @@ def run(
 
     Raises: UnsupportedError.
     """
-    config = choose(function, {"out": out})
-    compiled = library.open_library(config.algorithm.removeprefix("pointwise-"))
     period = PERIOD
     if slopes is not None:  # repeated until whole vectors hold whole pixels
         if repeats := PERIOD // math.gcd(PERIOD, max(1, slopes.size)) - 1:
@@ -67,7 +65,14 @@ def run(
         x=address(x), dy=address(x if dy is None else dy), out=address(out),
         slopes=address(slopes), elements=out.size, period=period, kind=kind, **numbers,
     )  # fmt: skip
-    tickets = (ctypes.c_int64 * 3)()
-    compiled.pointwise_plan(ctypes.byref(problem))
+    launch(function, "pointwise", problem, out)
+
+
+def launch(function: str, kernel: str, problem: ctypes.Structure, out: Array) -> None:
+    """Run a C kernel's problem, which fills `out`, on all threads. Raises: UnsupportedError."""
+    config = choose(function, {"out": out})
+    compiled = library.open_library(config.algorithm.removeprefix("pointwise-"))
+    getattr(compiled, f"{kernel}_plan")(ctypes.byref(problem))
+    tickets, entry = (ctypes.c_int64 * 3)(), getattr(compiled, f"{kernel}_run")
     arguments = ctypes.addressof(problem), ctypes.addressof(tickets), None
-    parallel(config["workers"], lambda worker, _: compiled.pointwise_run(*arguments))
+    parallel(config["workers"], lambda worker, _: entry(*arguments))

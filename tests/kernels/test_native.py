@@ -73,6 +73,7 @@ def c_fields(file: str, name: str) -> list[str]:
         ("unpool.c", "unpool", library.Unpool),
         ("norm.c", "norm", library.Norm),
         ("lrn.c", "lrn", library.Lrn),
+        ("dropout.c", "dropout", library.Dropout),
         ("pointwise.c", "pointwise", library.Pointwise),
     ],
 )

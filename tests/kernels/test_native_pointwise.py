@@ -11,7 +11,8 @@ from cnnengine.kernels.native import activation, elementwise, library, pointwise
 from cnnengine.kernels.numpy import activation as numpy_activation
 from cnnengine.kernels.numpy import elementwise as numpy_elementwise
 from cnnengine.kernels.numpy import threads
-from cnnengine.kernels.spec import Clip, LeakyRelu
+from cnnengine.kernels.philox import key
+from cnnengine.kernels.spec import Clip, Dropout, LeakyRelu
 
 pytestmark = pytest.mark.skipif(
     registry.missing("native") is not None, reason=f"native: {registry.missing('native')}"
@@ -72,6 +73,33 @@ def test_activation__threads_change_no_bit():
             found.append(results(activation, "prelu", x, x, slope).tobytes())
         finally:
             threads.set_threads(0)
+    assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 0.999])
+def test_dropout__draws_numpys_numbers_in_every_vector_width(variant, p):
+    rng = np.random.default_rng(1)
+    for size in (1, 7, 256, 300, 20011):
+        x = rng.standard_normal(size, np.float32)
+        x[0] = np.nan
+        out, expected, told = np.full_like(x, np.inf), np.empty_like(x), key(2**40 + 5, 3, 9)
+        elementwise.dropout(x, out, op=Dropout(p), key=told)
+        numpy_elementwise.dropout(x, expected, op=Dropout(p), key=told)
+        np.testing.assert_array_equal(out, expected, f"{variant}: {size}")
+        elementwise.dropout(x, x, op=Dropout(p), key=told)
+        np.testing.assert_array_equal(x, expected, f"{variant}: {size}, in place")
+
+
+def test_dropout__threads_change_no_bit():
+    x, found = np.ones(3 * pointwise.PER_WORKER + 5, np.float32), []
+    for count in (1, 2, 3):
+        threads.set_threads(count)
+        try:
+            out = np.empty_like(x)
+            elementwise.dropout(x, out, op=Dropout(0.5), key=key(1, 2, 3))
+        finally:
+            threads.set_threads(0)
+        found.append(out.tobytes())
     assert len(set(found)) == 1
 
 
