@@ -20,7 +20,7 @@ def missing() -> str | None:
     """Why the compiled kernels cannot run here and what mends it; None if they can."""
     if library.runnable():
         return None
-    if "generic" in library.built():
+    if "generic" in library.built() and library.is_stale("generic"):
         return f"its C library {library.STALE}"
     return (
         "its C kernels were not compiled for this platform; install a C compiler (gcc or clang), "
