@@ -54,20 +54,35 @@ class Recorded:
 
 
 class OnDevice(Host):
-    """A copy of a work's arrays in a device's memory."""
+    """A copy of a work's arrays in a device's memory, its images perhaps in a border of zeros."""
 
-    def __init__(self, work: Work, device: Device) -> None:
-        """Copy them there."""
-        given = {}
+    def __init__(self, work: Work, device: Device, border: tuple[int, int] = (0, 0)) -> None:
+        """Copy them there; `border`: rows below and columns to the right of each image."""
+        self.device, self._border = device, border
+        self._size = work.layer.x_shape(work.batch)[1:3]
+        self._buffers: dict[int, Any] = {}  # of bordered arrays, by the identity of these
+        given = {n: self.empty(array.shape, str(array.dtype)) for n, array in work.given.items()}
         for name, array in work.given.items():
-            given[name] = device.empty(array.shape, str(array.dtype))
-            device.copy_from_host(given[name], array)
+            buffer = self._buffers.get(id(given[name]), given[name])
+            whole = np.zeros(buffer.shape, array.dtype)
+            whole[tuple(map(slice, array.shape))] = array
+            device.copy_from_host(buffer, whole)
         super().__init__(given)
-        self.device = device
 
     def empty(self, shape: Sequence[int], dtype: str) -> Any:
         """An array with arbitrary content on the device."""
-        return self.device.empty(tuple(shape), dtype)
+        if len(shape) != 4 or tuple(shape[1:3]) != self._size or not any(self._border):
+            return self.device.empty(tuple(shape), dtype)
+        n, h, w, c = shape
+        buffer = self.device.empty((n, h + self._border[0], w + self._border[1], c), dtype)
+        images = buffer[:, :h, :w]
+        self._buffers[id(images)] = buffer
+        return images
+
+    def to_host(self, array: Any) -> np.ndarray:
+        """A copy of one of its arrays as a NumPy array."""
+        whole = self.device.to_host(self._buffers.get(id(array), array))
+        return whole[tuple(map(slice, array.shape))]
 
 
 def sets(moved: int, cache: int, free: int) -> int:

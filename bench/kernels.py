@@ -36,6 +36,7 @@ class OurWay:
         self.declined: list[str] = []
         self._bound: list[Callable[[], None]] = []
         self.backends: list[str] = []
+        self.algorithms: list[str] = []  # of the calls that have a choice
         for function, arguments in calls:
             self._bind(function, arguments, backends)
         self.name = "+".join(dict.fromkeys(self.backends))
@@ -49,6 +50,7 @@ class OurWay:
                 continue
             if "config" in spec.directions(function):
                 config = backend.choose(function, arguments)
+                self.algorithms.append(config.algorithm)
                 size = config.workspace_bytes
                 workspace = self._place.empty((size,), "uint8") if size else None
                 arguments = {**arguments, "config": config, "workspace": workspace}

@@ -77,7 +77,7 @@ def layer_tasks(
         dtype, precision = _type(name)
         for layer in layers:
             made = replace(layer, op=replace(layer.op, precision=precision))
-            for border in dict.fromkeys((_border(made), (0, 0))):
+            for border in dict.fromkeys((border_of(made), (0, 0))):
                 told = " in a border" if any(border) else ""
                 for label, function, arguments in compile_cases.layer_calls(
                     Shape.make, made, dtype, batch, border
@@ -86,7 +86,7 @@ def layer_tasks(
                         yield Task(f"{label}{told}: {function}", function, arguments)
 
 
-def _border(layer: Layer) -> tuple[int, int]:
+def border_of(layer: Layer) -> tuple[int, int]:
     """The border that a graph's layout gives the images of a layer where it helps; else none."""
     op, x = layer.op, layer.x_shape(1)
     if op.padding_mode != "zeros" or op.stride != (1, 1) or x[2] < LEAST_WIDTH:

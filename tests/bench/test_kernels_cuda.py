@@ -27,6 +27,7 @@ from cnnengine.bench import (
     roofline,
     suites,
     targets,
+    tune_tasks,
     work,
 )
 from cnnengine.bench.suites import SUITES, layer
@@ -145,6 +146,22 @@ def test_measure_work__gradients_and_pools(simulated, torch_on_host, name):
     compiled = set() if "grad" in name else {"torch compile"}
     assert set(row["candidates"]) == {"simulated", "cudnn eager", *compiled}
     assert row["failed"] == []
+
+
+@pytest.mark.skipif(registry.missing("triton") is not None, reason="Triton is not installed")
+@pytest.mark.parametrize("name", ["forward+relu", "dgrad", "wgrad"])
+def test_ours__images_stand_in_a_border_where_that_has_a_kernel(monkeypatch, name):
+    """As the layout pass gives it to a network; beside that, images as they are."""
+    monkeypatch.setattr(tune_tasks, "LEAST_WIDTH", 6)
+    timer, device = SimpleNamespace(capture=None), open_device("interpreter")
+    for size, names in ((6, ["triton in a border", "triton"]), (5, ["triton"])):
+        made = work.make(layer(size, 16, 16), name, 2, "bf16")
+        with device.session():
+            rings, results, _ = kernels_cuda._ours(made, device, timer, 2)
+        assert [ring.name for ring in rings] == list(results) == names
+        algorithms = [ring.calls[1].algorithms for ring in rings]
+        assert algorithms == [["halo"], ["implicit-gemm"]][2 - len(names) :]
+        assert all(told.ok for told in work.check(made, results, kernels.float64).values())
 
 
 def test_measure_work__a_wrong_result_is_not_timed(simulated, monkeypatch):
