@@ -22,6 +22,7 @@ _BELOW_AVX2 = (
     "northwood", "coppermine", "bulldozer", "piledriver", "steamroller",
 )  # fmt: skip
 _AVX2 = ("haswell", "zen", "excavator")
+CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")  # the packages that CuPy comes in
 
 
 def describe() -> dict[str, Any]:
@@ -81,14 +82,19 @@ def blas() -> list[dict[str, Any]]:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of what took part: us, Python, NumPy, torch (None: not installed), our revision."""
+    """Versions of what took part (None: not installed), our revision last."""
     told: dict[str, str | None] = {"python": platform.python_version()}
     for name in ("cnnengine", "numpy", "torch", "triton"):
-        try:
-            told[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            told[name] = None
+        told[name] = _version(name)
+    told["cupy"] = next(filter(None, map(_version, CUPY)), None)
     return {**told, "revision": revision()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def revision() -> str | None:

@@ -133,4 +133,5 @@ def _headline(machine: dict[str, Any], versions: dict[str, Any], threads: int) -
         for b in machine["blas"]
     )
     software = ", ".join(f"{name} {v}" for name, v in versions.items() if v is not None)
-    return f"{machine['cpu']}, {threads} of {machine['cores']} cores; {software}; BLAS: {blas}"
+    gpu = f"{machine['gpu']['name']}; " if "gpu" in machine else ""
+    return f"{gpu}{machine['cpu']}, {threads} of {machine['cores']} cores; {software}; BLAS: {blas}"

@@ -374,10 +374,22 @@ def test_bench__on_a_gpu_that_torch_cannot_use(simulated, torch, bench_json, mon
     arguments = ("--suite", "odd", "--layers", "2", "--passes", "wgrad", "--batch", "1")
     code, told, err = bench_json("kernels", *arguments, "--device", "cuda", "--repeats", "2")
     assert code == 0, err
+    assert "\nSimulated GPU; " in f"\n{err}"
     why = f"torch {torch.__version__} cannot use this GPU; install torch made for CUDA"
     assert f"no comparison: {why}" in err
     assert [row["baseline_missing"] for row in told["rows"]] == [why]
     assert not acceptance.Acceptance(open_device("cuda"), tmp_path, 1.0).against
+
+
+@pytest.mark.parametrize("package", ["cupy-cuda12x", "cupy-cuda13x", "cupy", None])
+def test_versions__of_cupy_whatever_its_package_is_called(monkeypatch, package):
+    def version(name):
+        if name != package:
+            raise machine.importlib.metadata.PackageNotFoundError(name)
+        return "14.2.0"
+
+    monkeypatch.setattr(machine.importlib.metadata, "version", version)
+    assert machine.versions()["cupy"] == (package and "14.2.0")
 
 
 def test_acceptance__on_a_gpu(simulated, tmp_path, monkeypatch):
