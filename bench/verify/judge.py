@@ -8,15 +8,16 @@ inputs is computed in place. The answer comes from plain loops in float64 if the
 else from the NumPy backend (`reference.py`).
 
 The call is made as a user makes it and then as a compiled plan does: without the contract's checks
-and with its own workspace. Every output must lie within the tolerance table both times with the
-same bits; outputs are full of NaN before, inputs, pitch and guard elements must be untouched after,
-and a border holds zeros.
+and with its own workspace, on a CPU with another number of threads. Every output must lie within
+the tolerance table both times with the same bits; outputs are full of NaN before, inputs, pitch and
+guard elements must be untouched after, and a border holds zeros.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +26,7 @@ import numpy as np
 from ...engine.device import Device, numpy_dtype
 from ...kernels import registry, spec
 from ...kernels.errors import BackendError, UnsupportedError
+from ...kernels.numpy import threads
 from ...kernels.spec import grid
 from . import tolerance
 from .bounds import bounds, row
@@ -136,13 +138,13 @@ class Question:
 
         Raises: BackendError when the device can do no more after this call.
         """
+        fixed = config is not None
         try:
             reason = backend.supports(self.function, self.arguments)
             if reason is not None:
                 return Verdict("not taken", config, told=reason)
-            if config is None and "config" in spec.directions(self.function):
-                config = backend.choose(self.function, self.arguments)
-            return self._judge(backend, config, device or HOST)
+            config = config or self._choose(backend)
+            return self._judge(backend, config, device or HOST, fixed)
         except UnsupportedError as error:
             return Verdict("not taken", config, told=str(error))
         except Exception as error:  # a kernel that raises has failed; the others go on
@@ -155,16 +157,24 @@ class Question:
             return Verdict("failed", config, told=f"raised {type(error).__name__}: {first}")
 
     def _judge(
-        self, backend: registry.Backend, config: spec.Config | None, device: Device
+        self, backend: registry.Backend, config: spec.Config | None, device: Device, fixed: bool
     ) -> Verdict:
+        """The verdict on one config; unless it is `fixed`, the second run has one chosen anew."""
         with backend.session():
             first, touched = self._run(backend, config, device, as_plan=False)
-            again, more = self._run(backend, config, device, as_plan=True)
+            with _other_threads(device):
+                other = config if fixed else self._choose(backend)
+                again, more = self._run(backend, other, device, as_plan=True)
         outputs = self.compare(first)
         wrong = [f"{n}: {told.wrong}" for n, told in outputs.items() if told.wrong]
         wrong += [f"{n}: two runs differ" for n in first if not _same_bits(first[n], again[n])]
         wrong += [f"wrote outside its outputs: {n}" for n in dict.fromkeys(touched + more)]
         return Verdict("failed" if wrong else "passed", config, outputs, "; ".join(wrong))
+
+    def _choose(self, backend: registry.Backend) -> spec.Config | None:
+        """The backend's own choice for the call, where it has one."""
+        has_choice = "config" in spec.directions(self.function)
+        return backend.choose(self.function, self.arguments) if has_choice else None
 
     def _run(
         self, backend: registry.Backend, config: spec.Config | None, device: Device, as_plan: bool
@@ -264,6 +274,18 @@ class Question:
             np.where(code == spec.DEAD, 0.0, chosen), self.expected["out"],
             row(self.function, a, "out", bound), bound.reduction, bound.floor,
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _other_threads(device: Device) -> Iterator[None]:
+    """On a CPU: one thread in place of many, or two in place of one."""
+    before = threads.get_threads()
+    if device.name == "cpu":
+        threads.set_threads(1 if before > 1 else 2)
+    try:
+        yield
+    finally:
+        threads.set_threads(before)
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> bool:

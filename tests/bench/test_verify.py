@@ -25,6 +25,7 @@ from cnnengine.engine.device import numpy_dtype, open_device
 from cnnengine.engine.errors import InputError
 from cnnengine.kernels import registry, spec
 from cnnengine.kernels.errors import ShapeError
+from cnnengine.kernels.numpy import threads
 from cnnengine.kernels.spec import Conv2d, MaxPool2d, grid
 
 SMALL = suite.Suite("small", 3, 1, 5, 1e5, False)
@@ -187,6 +188,19 @@ def test_judge__finds_runs_that_differ():
 
     verdict = judge.judge("conv2d", conv_call(), Broken(damage))
     assert verdict.told == "out: two runs differ"
+
+
+def test_judge__finds_bits_that_depend_on_the_number_of_threads():
+    def damage(arguments):
+        arguments["out"] *= np.float32(1 + 1e-6 * threads.get_threads())
+
+    before = threads.get_threads()
+    for count in (1, 2):
+        threads.set_threads(count)
+        verdict = judge.judge("conv2d", conv_call(), Broken(damage))
+        assert verdict.told == "out: two runs differ"
+        assert threads.get_threads() == count
+    threads.set_threads(before)
 
 
 def test_judge__finds_writes_behind_the_workspace():
