@@ -77,8 +77,11 @@ def conv2d_relu_pool(draw: Draw, g: Conv) -> Arguments | None:
     if min(y[1:3]) < 2:
         return None
     pooled, whole = HALVING.output_shape(y), draw.chance(0.5)
+    x = draw.whole(g.x) if whole else draw.normal(g.x)
+    if g.w[1:3] == (1, 1) and draw.chance(0.7):  # see `_pixels`; here some of a window's four
+        x[draw.rng.random(g.x[:3]) < 0.1] = np.nan
     return {
-        "x": lie(draw.whole(g.x) if whole else _pixels(draw, g)),
+        "x": lie(x),
         "w": draw.whole(g.w) if whole else draw.normal(g.w, scale),
         "b": None if whole else draw.maybe_nan(draw.vector(g.w[0])),
         "out": lie(draw.out(pooled)),
