@@ -21,10 +21,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from . import files
 from .errors import InputError, KernelError
 
 if TYPE_CHECKING:
+    from .files import Content
     from .ir import Value
 
 LARGEST = 1 << 20  # bytes of a file
@@ -84,7 +84,7 @@ def read(file: Path) -> bytes:
     return content
 
 
-def content(arch: str) -> files.Content:
+def content(arch: str) -> Content:
     """The content of the file that `arch` names, an ONNX file mapped; nothing where it names none.
 
     Raises: InputError.
@@ -92,14 +92,18 @@ def content(arch: str) -> files.Content:
     found = file_of(arch)
     if found is None or not is_onnx(arch):
         return b"" if found is None else read(found)
+    from . import files  # loads NumPy, which the help of commands does without
+
     try:
         return files.mapped(found)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {found}: {getattr(error, 'strerror', error)}") from None
 
 
-def digest(code: files.Content) -> str:
+def digest(code: Content) -> str:
     """SHA-256, hexadecimal; "" for nothing."""
+    from . import files
+
     return files.sha256(code) if len(code) else ""
 
 
