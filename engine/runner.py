@@ -92,9 +92,12 @@ class Feeds:
         One with fewer rows than the graph's is filled up with zeros.
         """
         for name, values in inputs.items():
-            view, rows = views[name], len(values)
-            view[:rows] = values
-            view[rows:] = 0
+            view = views[name]
+            if view.ndim == 0:  # a number has no rows
+                view[...] = values
+                continue
+            view[: len(values)] = values
+            view[len(values) :] = 0
         if KEYS in views:
             self._words[:, :3] = philox.key(seed, step, 0)[:3]
             views[KEYS][...] = self._words
