@@ -98,7 +98,9 @@ def _devices() -> Iterator[Finding]:
 
 def _gpu(driver: Any) -> Iterator[Finding]:
     if isinstance(driver, str):
-        yield Finding("gpu", "missing", driver, "with an NVIDIA GPU: install its driver")
+        blind = "the NVIDIA driver is here" in driver
+        mend = "look at CUDA_VISIBLE_DEVICES" if blind else "with an NVIDIA GPU: install its driver"
+        yield Finding("gpu", "missing", driver, mend)
         return
     for gpu in driver.gpus:
         major, minor = gpu.capability

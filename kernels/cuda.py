@@ -102,11 +102,6 @@ def capability(index: int) -> tuple[int, int]:
     return told["major"], told["minor"]
 
 
-def multiprocessors(index: int) -> int:
-    """Multiprocessors of a device: 132 on an H100, 108 on an A100."""
-    return cupy().cuda.runtime.getDeviceProperties(index)["multiProcessorCount"]
-
-
 def floats(count: int) -> Any:
     """`count` float32 on the current device, content arbitrary."""
     return cupy().empty(count, "float32")

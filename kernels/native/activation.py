@@ -20,20 +20,22 @@ def _float32(number: float) -> float:
         return float(np.float32(number))
 
 
-def _bounds(op: Clip) -> dict[str, float]:
-    return {"low": _float32(op.low), "high": _float32(op.high)}
+def _bounds(op: Clip) -> tuple[float, float]:
+    return _float32(op.low), _float32(op.high)
 
 
 @implements(spec.clip)
 def clip(x: Array, out: Out, *, op: Clip) -> None:
     """Two comparisons, which a NaN passes."""
-    run("clip", CLIP, x, out, **_bounds(op))
+    low, high = _bounds(op)
+    run("clip", CLIP, x, out, low=low, high=high)
 
 
 @implements(spec.clip_backward)
 def clip_backward(dy: Array, x: Array, out: Out, *, op: Clip) -> None:
     """dy strictly between the bounds and where x is NaN, else 0."""
-    run("clip_backward", CLIP_GRADIENT, x, out, dy, **_bounds(op))
+    low, high = _bounds(op)
+    run("clip_backward", CLIP_GRADIENT, x, out, dy, low=low, high=high)
 
 
 @implements(spec.leaky_relu)

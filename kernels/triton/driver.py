@@ -18,7 +18,11 @@ from ..errors import BackendError
 
 
 class CupyDriver(nvidia.CudaDriver):
-    """A CUDA driver whose device and stream are CuPy's current ones."""
+    """A CUDA driver whose device and stream are CuPy's current ones.
+
+    What Triton's own timing asks for stays PyTorch's: torch.compile times its kernels by it, and
+    the benchmarks run that in the same process.
+    """
 
     def __init__(self) -> None:
         """Build Triton's launcher; the constructor above it in the line would import PyTorch."""
@@ -35,36 +39,30 @@ class CupyDriver(nvidia.CudaDriver):
         """True: whoever makes one has found CuPy and a GPU."""
         return True
 
-    def get_active_torch_device(self) -> Any:
-        """Refused: there is no PyTorch here. Raises: BackendError."""
-        raise BackendError("backend triton: launches are on CuPy's device, not PyTorch's")
-
-    get_device_interface = get_active_torch_device
-    get_benchmarker = get_active_torch_device
-    get_empty_cache_for_benchmark = get_active_torch_device
-
 
 def _stream(device: int) -> int:
     return cuda.cupy().cuda.get_current_stream().ptr
 
 
-@functools.cache
 def multiprocessors() -> int:
     """Multiprocessors of the current device: 132 on an H100, 108 on an A100."""
-    return cuda.multiprocessors(cuda.cupy().cuda.runtime.getDevice())
+    return _told(cuda.cupy().cuda.runtime.getDevice())["multiProcessorCount"]
 
 
-@functools.cache
 def capability() -> tuple[int, int]:
     """Compute capability of the current device: (9, 0) for an H100, (8, 0) for an A100."""
-    return cuda.capability(cuda.cupy().cuda.runtime.getDevice())
+    told = _told(cuda.cupy().cuda.runtime.getDevice())
+    return told["major"], told["minor"]
+
+
+def device_name() -> str:
+    """The current device's model, "NVIDIA H100 80GB HBM3"."""
+    return _told(cuda.cupy().cuda.runtime.getDevice())["name"].decode()
 
 
 @functools.cache
-def device_name() -> str:
-    """The current device's model, "NVIDIA H100 80GB HBM3"."""
-    runtime = cuda.cupy().cuda.runtime
-    return runtime.getDeviceProperties(runtime.getDevice())["name"].decode()
+def _told(device: int) -> dict[str, Any]:
+    return cuda.cupy().cuda.runtime.getDeviceProperties(device)
 
 
 def activate() -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from cnnengine.cli.doctor import examine
 from cnnengine.cli.main import COMMANDS
 from cnnengine.cli.main import cli as group
-from cnnengine.engine import counters, data
+from cnnengine.engine import counters, data, hardware
 from cnnengine.engine.config import TrainConfig
 
 from .command import COMMAND, EPOCHS, refused, run, small, snapshot, start, succeed
@@ -365,6 +365,13 @@ def test_doctor__names_what_lets_rapl_be_read(monkeypatch):
     assert found.state == "warning"
     assert "only root may read RAPL here" in found.value
     assert found.mend.startswith("sudo chmod o+r /sys/class/powercap/intel-rapl:*")
+
+
+def test_doctor__a_driver_that_sees_no_gpu_need_not_be_installed(monkeypatch):
+    told = "the NVIDIA driver is here but finds no GPU it can use (cuInit answers 100)"
+    monkeypatch.setattr(hardware, "nvidia_driver", lambda: told)
+    found = next(finding for finding in examine() if finding.name == "gpu")
+    assert (found.value, found.mend) == (told, "look at CUDA_VISIBLE_DEVICES")
 
 
 def test_output__full_disk_is_one_line(tmp_path):

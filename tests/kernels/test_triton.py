@@ -213,11 +213,15 @@ def test_missing__names_the_driver(monkeypatch):
 def test_driver__follows_the_stream_of_cupy(monkeypatch):
     nvidia = importlib.import_module("triton.backends.nvidia.driver")
     stream = SimpleNamespace(ptr=7)
-    properties = {"major": 8, "minor": 6, "multiProcessorCount": 84, "name": b"A GPU"}
+    properties = {
+        3: {"major": 8, "minor": 6, "multiProcessorCount": 84, "name": b"A GPU"},
+        4: {"major": 9, "minor": 0, "multiProcessorCount": 132, "name": b"Another"},
+    }
+    current = [3]
     runtime = SimpleNamespace(
-        getDevice=lambda: 3,
+        getDevice=lambda: current[0],
         setDevice=lambda device: None,
-        getDeviceProperties=lambda device: properties,
+        getDeviceProperties=properties.__getitem__,
         free=lambda address: None,
     )
     faked = SimpleNamespace(runtime=runtime, get_current_stream=lambda: stream)
@@ -234,8 +238,11 @@ def test_driver__follows_the_stream_of_cupy(monkeypatch):
         assert made.get_current_target().arch == 86
         assert driver.multiprocessors() == 84
         assert driver.capability() == (8, 6)
-        with pytest.raises(driver.BackendError, match="not PyTorch's"):
-            made.get_device_interface()
+        for name in ("get_active_torch_device", "get_device_interface", "get_benchmarker"):
+            assert getattr(type(made), name) is getattr(nvidia.CudaDriver, name)  # torch.compile's
+        current[0] = 4
+        assert (driver.multiprocessors(), driver.capability()) == (132, (9, 0))
+        current[0] = 3
         for module in (gpu, launch):
             monkeypatch.setattr(module, "interpreted", lambda: False)
         assert (gpu.multiprocessors(), gpu.architecture(), gpu.device_name()) == (84, 86, "A GPU")
