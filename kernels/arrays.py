@@ -25,6 +25,8 @@ def cdiv(a: int, b: int) -> int:
 def pixel_pitch(array: Any) -> int:
     """Elements from one pixel of an NHWC array to the next; more than C for a slice of channels."""
     n, h, w, c = array.shape
+    if 0 in array.shape:  # no pixels: the strides of an empty array mean nothing
+        return c
     for extent, stride, pixels in zip((w, h, n), array.strides[2::-1], (1, w, w * h), strict=True):
         if extent > 1:
             return stride // (array.dtype.itemsize * pixels)

@@ -73,8 +73,8 @@ def _made(function: str, source: Any, out: Any, op: Any, variant: str | None = N
 def _plan(function: str, x: Shape, out: Shape, op: Any, variant: str, workers: int) -> _Plan:
     backward = function.endswith("_backward")
     image, pooled = (out, x) if backward else (x, out)
-    if op is None:  # global: [N, C] is one window an image
-        op = AvgPool2d((image[1], image[2]), (1, 1))
+    if op is None:  # global: [N, C] is one window an image; a gradient may have no pixels
+        op = AvgPool2d((max(1, image[1]), max(1, image[2])), (1, 1))
         pooled = (pooled[0], 1, 1, pooled[1])
     shapes = (pooled, image) if backward else (image, pooled)
     (first_h, rows), (first_w, cols) = (

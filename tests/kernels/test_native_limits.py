@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from cnnengine.engine.ir import Value
 from cnnengine.kernels import registry
 from cnnengine.kernels.numpy import set_threads
-from cnnengine.kernels.spec import Conv2d
+from cnnengine.kernels.spec import LRN, BatchNorm, Conv2d
 
 
 @pytest.fixture
@@ -38,3 +39,17 @@ def test_choose__workspace_does_not_grow_beyond_the_work(native):
     finally:
         set_threads(0)
     assert many <= 4 * few
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 0, 5), (2, 0, 4, 5), (3, 0, 0, 2), (2, 3, 4, 0)])
+def test_norms_and_global_pools__images_without_pixels_or_channels_are_left_alone(native, shape):
+    run = native.function
+    x, out, channels = np.empty(shape, np.float32), np.empty(shape, np.float32), shape[3]
+    gamma, beta, mean, var = np.ones((4, channels), np.float32)
+    run("lrn")(x, out, op=LRN(5, 1e-4, 0.75, 1.0))
+    run("lrn_backward")(x, x.copy(), out, op=LRN(5, 1e-4, 0.75, 1.0))
+    run("batch_norm_inference")(x, gamma, beta, mean, var, out, op=BatchNorm())
+    sums = np.full((2, channels), np.nan, np.float32)
+    run("batch_norm_backward")(x, x.copy(), gamma, mean, var, out, *sums, op=BatchNorm())
+    assert not sums.any()
+    run("global_avg_pool2d_backward")(np.ones((shape[0], channels), np.float32), out)
