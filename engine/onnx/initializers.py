@@ -62,6 +62,8 @@ def array(tensor: Any, source: str, numbers: memoryview | None = None) -> np.nda
         kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         if sys.byteorder == "little" and kind.kind in "fiub":
             return np.frombuffer(numbers, kind).reshape(tuple(tensor.dims))
+        short, tensor = tensor, onnx.TensorProto()
+        tensor.CopyFrom(short)
         tensor.raw_data = bytes(numbers)
     try:
         return onnx.numpy_helper.to_array(tensor)

@@ -44,8 +44,10 @@ def _shortened(content: Content) -> tuple[bytes, dict[int, tuple[int, int]]]:
     for field in _fields(content, graph.start, graph.end, left):
         if field.number != INITIALIZER:
             continue
+        if field.kind != LENGTH:  # protobuf may not count it as an initializer
+            raise ValueError("no message")
         index += 1
-        if field.kind != LENGTH or field.end - field.start < LONG:
+        if field.end - field.start < LONG:
             continue
         inner = [f for f in _fields(content, field.start, field.end, left) if f.number == RAW]
         if len(inner) != 1 or inner[0].kind != LENGTH or inner[0].end - inner[0].start < LONG:

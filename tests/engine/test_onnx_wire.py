@@ -11,6 +11,7 @@ from onnx import helper
 from cnnengine.engine.onnx import wire
 from cnnengine.engine.onnx.file import load
 from cnnengine.engine.onnx.initializers import array
+from cnnengine.engine.onnx.reader import read
 
 from .onnx_models import model, save, small
 
@@ -52,13 +53,25 @@ def test_load__numbers_are_those_of_the_file(rng, tmp_path, short, kind):
     assert whole == proto
 
 
+def test_read__weights_of_a_type_that_numpy_has_not(rng, tmp_path, short):
+    arrays = {"a": rng.integers(0, 100, (6, 7)).astype("bfloat16")}
+    proto = model([helper.make_node("Relu", ["x"], ["y"])], {"x": [1]}, {"y": [1]}, arrays)
+    save(proto, tmp_path / "a.onnx")
+    found = read(tmp_path / "a.onnx").constants["a"]
+    assert found.dtype == "bfloat16"
+    np.testing.assert_array_equal(found, arrays["a"])
+
+
 def test_without_numbers__leaves_what_is_unusual_to_protobuf(rng, short):
     content = small(rng).SerializeToString()
     assert len(wire.without_numbers(content)[0]) < len(content) / 2
     twice = small(rng).graph.initializer[0]
     tensor = twice.SerializeToString() + b"\x4a\x14" + bytes(20)  # raw_data again: the last counts
     again = wire._message(wire.GRAPH, wire._message(wire.INITIALIZER, tensor))
-    for odd in (content + content, content[:-1], again, content + b"\x3b", b"", b"\xff" * 30):
+    number = bytes([wire.INITIALIZER << 3 | wire.VARINT, 1])  # protobuf knows no such initializer
+    shifted = wire._message(wire.GRAPH, number + small(rng).graph.SerializeToString())
+    odds = (content + content, content[:-1], again, shifted, content + b"\x3b", b"", b"\xff" * 30)
+    for odd in odds:
         assert wire.without_numbers(odd) == (odd, {})
 
 
