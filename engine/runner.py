@@ -46,6 +46,7 @@ class Feeds:
         """Lay out the block of a graph; `dtype` is the learning rate's. Nothing is allocated."""
         self.device = device
         self.constants = graph.constants
+        self._whole = "loss" in graph.outputs  # a row of zeros would be learnt from
         self._words = np.empty((len(graph.keys), 4), np.uint32)  # of the keys: seed, step, stream
         self._words[:, 3] = np.arange(len(graph.keys))
         self._places: dict[str, tuple[int, int, tuple[int, ...], str]] = {}
@@ -89,11 +90,16 @@ class Feeds:
     ) -> None:  # fmt: skip
         """Fill the views of a block on the host. An input that is left out keeps its values.
 
-        One with fewer rows than the graph's is filled up with zeros.
+        One with fewer rows than the graph's is filled up with zeros, unless there is a loss.
+
+        Raises: ValueError for any other shape than the graph's.
         """
         for name, values in inputs.items():
-            view = views[name]
-            if view.ndim == 0:  # a number has no rows
+            view, shape = views[name], np.shape(values)
+            rows = shape[:1] if shape[:1] < view.shape[:1] and not self._whole else view.shape[:1]
+            if shape != rows + view.shape[1:]:
+                raise ValueError(f"{name} is {list(shape)}, it must be {list(view.shape)}")
+            if not shape:  # a number has no rows
                 view[...] = values
                 continue
             view[: len(values)] = values

@@ -195,3 +195,21 @@ def test_inference_dict__leaves_auxiliary_heads_out():
     }
     alone = Network(network.description, network.device, infer_batch=2)
     alone.load(network.inference_dict())
+
+
+def test_network__rows_are_filled_up_for_answers_only():
+    network = Network(
+        Description("lenet", (28, 28, 1), tuple("abcde"), (0.0,), (1.0,)), open_device("cpu"),
+        infer_batch=4, train_batches=(4,),
+    )  # fmt: skip
+    network.initialise(0)
+    x = np.random.default_rng(3).standard_normal((4, 28, 28, 1)).astype(np.float32)
+    np.testing.assert_array_equal(network.logits(x[:3]), network.logits(x)[:3])
+    for odd in (x[0], x[..., 0], x[:, :1], np.repeat(x, 3, axis=3)):
+        with pytest.raises(ValueError, match=r"x is \[.*, it must be \[4, 28, 28, 1\]"):
+            network.logits(odd)
+    for images, labels in ((x[:3], [1, 2, 3, 4]), (x, [1, 2, 3])):
+        with pytest.raises(ValueError, match="it must be"):
+            network.training[4].feed({"x": images, "labels": labels})
+    with pytest.raises(ValueError, match="x is"):
+        network.inference.feed({"x": np.repeat(x, 2, axis=0)})
