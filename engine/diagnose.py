@@ -24,17 +24,20 @@ def first_non_finite(
     """
     graph = network.graph(len(next(iter(inputs.values()))), training=training)
     program = compile_graph(graph, network.device, training=False, fused=False, reuse=False)
-    plan = Plan(program, Storage(network.device, network.parameters, [program]))
+    storage, device = Storage(network.device, network.parameters, [program]), network.device
+    for name, state in storage.states.items():  # a copy: training updates them
+        device.copy_from_host(state, device.to_host(network.storage.states[name]))
+    plan = Plan(program, storage)
     plan.feed(inputs, seed=seed, step=step)
     plan.run()
     for value in (v for v in plan.graph.inputs if v.name in inputs):
-        if not _finite(network.device.to_host(plan.array(value))):
+        if not _finite(device.to_host(plan.array(value))):
             return f"the input {value.name}"
     for node in plan.graph.nodes:
         for value in (*node.reads, *node.writes):
             if value.kind not in ("param", "result"):
                 continue
-            if not _finite(network.device.to_host(plan.array(value))):
+            if not _finite(device.to_host(plan.array(value))):
                 what = "the parameter" if value.kind == "param" else f"{node.op} in layer"
                 return f"{what} {value.name if value.kind == 'param' else node.name}"
     return LOSS

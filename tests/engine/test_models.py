@@ -5,6 +5,7 @@ import pytest
 
 from cnnengine.engine.build import GraphBuilder
 from cnnengine.engine.device import open_device
+from cnnengine.engine.diagnose import answer_not_finite
 from cnnengine.engine.errors import InputError
 from cnnengine.engine.models import build_graph, get_model, model_options
 from cnnengine.engine.network import Description, Network
@@ -213,3 +214,18 @@ def test_network__rows_are_filled_up_for_answers_only():
             network.training[4].feed({"x": images, "labels": labels})
     with pytest.raises(ValueError, match="x is"):
         network.inference.feed({"x": np.repeat(x, 2, axis=0)})
+
+
+def test_answer_not_finite__looks_with_the_running_statistics_of_the_network():
+    description = Description("resnet18", (32, 32, 3), ("a", "b"), (0.0,) * 3, (1.0,) * 3)
+    network = Network(description, open_device("cpu"), infer_batch=1)
+    network.initialise(0)
+    arrays = network.state_dict()
+    name = [n for n in arrays if n.endswith("running_mean")][4]
+    arrays[name][0] = np.nan
+    network.load(arrays)
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    assert not np.isfinite(network.logits(images)).all()
+    layer = name.rpartition("/")[0]
+    told = str(answer_not_finite(network, images))
+    assert told.endswith(f"batch_norm_inference in layer {layer}")
