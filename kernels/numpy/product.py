@@ -43,7 +43,7 @@ def _tile(m: int, length: int, n: int) -> tuple[int, int]:
         if columns <= max(COLUMNS) and n % columns == 0:
             most = SMALL // (length * columns)
             if most >= m or most * columns >= LEAST:
-                step = 16 if most >= 16 else 4  # heights that OpenBLAS' own blocks divide
+                step = 16 if most >= 16 else min(4, most)  # OpenBLAS' own blocks divide these
                 even = -(-m // -(-m // most))
                 return min(-(-even // step) * step, most // step * step, m), columns
     return m, n

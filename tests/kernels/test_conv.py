@@ -10,6 +10,7 @@ from cases.draw import ALL, CHUNKS, Draw
 from gradcheck import adjoint
 from tolerance import assert_close, assert_same
 
+from cnnengine.kernels.numpy import product
 from cnnengine.kernels.spec import DEAD, Conv2d, accumulator
 
 
@@ -144,3 +145,14 @@ def test_conv2d_dgrad__nan_in_the_mask_passes_the_gradient(backend):
     both = backend.outputs(replace(call, out_shape=(1, 1, 5, 1)))
     assert_same("out", both["out"].reshape(-1), np.array([1.0, 0, 0, 0, 5]))
     assert_same("db", both["db"], np.array([6.0]))
+
+
+@pytest.mark.parametrize("pixels", [1, 2, 3])
+def test_multiply__fewer_rows_than_a_tile_has(pixels):
+    """As in the last layers of a network of small images: 3x3 windows over 512 channels."""
+    rng = np.random.default_rng(2)
+    a = rng.standard_normal((1, pixels, 4608))
+    b = rng.standard_normal((1, 4608, 64))
+    out = np.full((1, pixels, 64), np.nan)
+    product.multiply(a, b, out)
+    np.testing.assert_allclose(out, a @ b, rtol=1e-10, atol=1e-10)
