@@ -43,7 +43,7 @@ from . import (
     short_table,
     work,
 )  # fmt: skip
-from .boxed import Boxed
+from .boxed import Boxed, ended_in_order
 from .program import CPU, GPU, Job, Program, compiled_key, jobs, known_ratios, network_key
 from .verify import suite as verify
 
@@ -265,8 +265,7 @@ class Acceptance(Boxed):
             )
             for kind, found in short_table.results(self.log).items() if found
         ]  # fmt: skip
-        file = self.folder / "results.jsonl"
-        file.write_text("".join(json.dumps(result) + "\n" for result in results))
+        (self.folder / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in results))
         page.write(self.folder / "report.html", results)
         lines = list(short_table.lines(self.log, self.program))
         (self.folder / "table.txt").write_text("\n".join(lines) + "\n")
@@ -310,7 +309,8 @@ def main(arguments: Sequence[str]) -> int:
         splits = accuracy.splits_of(told.data, told.data_dir)
         made = Acceptance(open_device(told.device), told.out, told.minutes)
         made.train_on(splits)
-        return made.run()
+        with ended_in_order():
+            return made.run()
     except (InputError, KernelError) as error:
         print(f"acceptance: error: {error}", file=sys.stderr)
         return 2

@@ -5,15 +5,20 @@ each, and stay in the compilers' caches on disk. So while the acceptance program
 its networks runs once in a process of its own (`Prepared`), and what these have compiled when they
 are ended is there when the network is measured. And torch.compile takes minutes: `compiled_rows`
 gives it so long and no longer. The process is this module, run with WHAT DEVICE and, in JSON,
-further arguments of `prepare` or `compiled`.
+further arguments of `prepare` or `compiled`. It ends with whoever started it, and with it end the
+compilers that it has started.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,26 +35,65 @@ def _command(what: str, device: str, *told: Any) -> list[str]:
     return [sys.executable, "-P", "-m", __name__, what, device, *map(json.dumps, told)]
 
 
+class Process:
+    """A process of this module, the first of a group of its own."""
+
+    def __init__(self, what: str, device: str, *told: Any, **streams: Any) -> None:
+        """Start it; `streams` as `subprocess.Popen` takes them. Its input is open until `end`."""
+        theirs, self._ours = os.pipe()
+        try:
+            self.popen = subprocess.Popen(
+                _command(what, device, *told), stdin=theirs, process_group=0, **streams
+            )
+        except BaseException:
+            os.close(self._ours)
+            raise
+        finally:
+            os.close(theirs)
+
+    def end(self) -> None:
+        """End it, if it still runs, and what it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        os.close(self._ours)
+        for stream in (self.popen.stdout, self.popen.stderr):
+            if stream is not None:
+                stream.close()
+        self.popen.wait()
+
+
+def end_with_starter() -> None:
+    """From here on this process and its group end when the other end of its input is closed."""
+
+    def watch() -> None:
+        os.read(0, 1)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 class Prepared:
     """Processes that compile a program's kernels, as many as there are processors for."""
 
     def __init__(self, device: str, jobs: Sequence[tuple[Any, ...]]) -> None:
         """Start one for each of the first `jobs`: (architecture, batch, precision, mode)."""
         most = max(1, threads.cores() - SPARE)
+        quiet = subprocess.DEVNULL
+        # what they leave where they are ended (a training run, say) goes with this folder
+        self._place = tempfile.TemporaryDirectory(
+            prefix="cnnengine-prepared-", ignore_cleanup_errors=True
+        )
+        env = {**os.environ, "TMPDIR": self._place.name}
         self._processes = [
-            subprocess.Popen(
-                _command("prepare", device, *job), stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )
+            Process("prepare", device, *job, stdout=quiet, stderr=quiet, env=env)
             for job in jobs[:most]
-        ]  # fmt: skip
+        ]
 
     def end(self) -> None:
         """End those that still run: from here on the machine is for measuring."""
         for process in self._processes:
-            process.kill()
-        for process in self._processes:
-            process.wait()
+            process.end()
+        self._place.cleanup()
 
 
 def prepare(device: str, arch: str, batch: int, precision: str, mode: str) -> None:
@@ -80,15 +124,18 @@ def compiled_rows(device: str, *told: Any, limit: float) -> Told | None:
 
     None if it was ended after `limit` seconds.
     """
-    command = _command("compiled", device, *told)
+    pipe = subprocess.PIPE
+    process = Process("compiled", device, *told, stdout=pipe, stderr=pipe, text=True)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)
+        out, err = process.popen.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         return None
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    finally:
+        process.end()
+    if process.popen.returncode != 0:
+        last = (err.strip().splitlines() or ["no message"])[-1]
         return {"rows": [], "why": f"no figure: {last}"}
-    return {"rows": json.loads(done.stdout.splitlines()[-1]), "why": None}
+    return {"rows": json.loads(out.splitlines()[-1]), "why": None}
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -104,4 +151,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    end_with_starter()
     main(sys.argv[1:])

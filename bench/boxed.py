@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,20 @@ from ..engine.device import Device
 from ..engine.energy import Meter
 from ..kernels.errors import BackendError
 from .log import Log
+
+
+@contextlib.contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Open while SIGTERM ends this as an exception does: processes and folders go with it."""
+
+    def end(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Boxed:

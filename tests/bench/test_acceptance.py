@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -362,3 +364,23 @@ def test_main__wrong_words_end_in_one_line(tmp_path, capsys, arguments, told):
     assert err.startswith("acceptance: error: ")
     assert told in err
     assert err.count("\n") == 1
+
+
+def test_main__sigterm_ends_it_in_order(small, tmp_path, monkeypatch):
+    """Not at once: processes that it has started and its folders go first."""
+    told = []
+
+    def run(made):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            told.append("ended")
+
+    before = signal.signal(signal.SIGTERM, lambda *_: told.append("not caught"))
+    try:
+        monkeypatch.setattr(acceptance.Acceptance, "run", run)
+        with pytest.raises(SystemExit) as error:
+            acceptance.main(["--out", str(tmp_path / "out"), "--device", "cpu"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (error.value.code, told) == (143, ["ended"])
