@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import cnnengine.kernels
+from cnnengine.bench import accuracy
 
 ROOT = Path(next(iter(cnnengine.kernels.__path__))).resolve().parent
 ALLOWED = {
@@ -86,3 +88,19 @@ def test_files__stay_short(file):
 
 def test_longer__names_files_that_exist():
     assert set(LONGER) <= set(FILES)
+
+
+def test_metadata__names_every_package_and_what_it_reads():
+    """Whoever installs it has them, too: a folder that is not named is left out of a wheel."""
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {Path(file).parent for file in FILES}
+    assert sorted(told["packages"]) == sorted(".".join(("cnnengine", *f.parts)) for f in folders)
+    data = told["package-data"]
+    held = {f for n, globs in data.items() for g in globs for f in _folder(n).glob(g)}
+    pages = {f for top in ALLOWED for f in (ROOT / top).glob("**/page_files/*") if f.is_file()}
+    assert pages <= held
+    assert accuracy.KEPT in held
+
+
+def _folder(package: str) -> Path:
+    return ROOT.joinpath(*package.split(".")[1:])
