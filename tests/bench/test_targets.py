@@ -66,6 +66,14 @@ def test_targets__of_kernels_have_rows_among_the_first_fifty():
             assert any(target.of({"key": key}) for key in keys[:50]), target.what
 
 
+def test_targets__tell_which_have_no_torch_compile_beside_them():
+    for target in targets.TARGETS:
+        if target.figure is targets._best:
+            assert target.what.endswith("over the best of torch without torch.compile")
+            beside = [f"{a}/{mode}/batch {b}/{p}" for a, b, p, mode in program.GPU.compiled]
+            assert not any(target.of({"key": key}) for key in beside)
+
+
 def test_targets__are_read_from_rows_of_the_gpus_program():
     keys = [job.key for job in program.jobs(program.GPU, {})]
     keys += [
