@@ -67,6 +67,8 @@ def _section(result: Result, number: int) -> str:
         notes = "".join(f"<li>{escape(note)}</li>" for note in result["notes"])
         parts.append(f'<div class="notes">Notes<ul>{notes}</ul></div>')
     parts += [f"<p><strong>{escape(told)}</strong></p>"] if told else []
+    above = report.above_roof(rows)
+    parts += [f"<p>{escape(above)}</p>"] if above else []
     parts += [_table(rows), plot.roofline(rows, result.get("ceilings"), number), "</section>"]
     return "\n".join(parts)
 

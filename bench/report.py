@@ -176,6 +176,16 @@ def summary(rows: Sequence[Row]) -> str | None:
     )
 
 
+def above_roof(rows: Sequence[Row]) -> str | None:
+    """Why some rows pass the roofline, in a line; None where none does."""
+    if not any((row.get("roofline") or 0) > 1 for row in rows):
+        return None
+    return (
+        "more than 100 % of the roof: operations are counted as in the plain sum, Winograd's "
+        "algorithm makes fewer; and bytes that stay in a cache are not fetched again"
+    )
+
+
 def compare(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What changed: rows in both by key, keys in one only, and how the runs differ.
 

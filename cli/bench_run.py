@@ -115,8 +115,9 @@ class Run:
         else:
             columns, lines = report.table(rows)
             output.print_table(columns, lines, left=(*columns[:2], columns[-1]))
-            if (told := report.summary(rows)) is not None:
-                output.note(told)
+            for told in (report.summary(rows), report.above_roof(rows)):
+                if told is not None:
+                    output.note(told)
         output.note(f"energy of this benchmark, all sides: {energy}")
         output.note(f"  {energy.sources()}")
         if any(row["failed"] for row in rows):

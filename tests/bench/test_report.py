@@ -165,6 +165,12 @@ def test_warnings__tell_what_hobbles_the_machine(machine_told, threads, told):
     assert told in line
 
 
+@pytest.mark.parametrize(("share", "told"), [(1.7, True), (0.9, False), (None, False)])
+def test_above_roof__says_how_a_row_can_pass_it(share, told):
+    found = report.above_roof([{"key": "a"}, {"key": "b", "roofline": share}])
+    assert (found is not None and "Winograd" in found) == told
+
+
 def test_warnings__are_silent_where_all_is_well():
     assert machine.warnings(described("SkylakeX", "avx2", "avx512f"), 2) == []
     assert machine.warnings(described("Zen", "avx2"), 2) == []
