@@ -73,6 +73,7 @@ def test_lost__names_the_test_that_lost_the_gpu(tmp_path):
     file.parent.mkdir(parents=True)
     file.write_text(LOST)
     arguments = ("-p", "conftest", "-c", ROOT / "pyproject.toml", "-p", "no:cacheprovider", "-q")
+    arguments += ("-rN",)  # no summary: where CI is set it repeats the error whole
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments, "-m", "gpu", file], cwd=tmp_path,
