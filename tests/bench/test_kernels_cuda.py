@@ -294,6 +294,22 @@ def test_network__is_held_to_float64_and_timed(simulated):
     assert "replay" in simulated.log
 
 
+def test_network__torchs_memory_goes_back_before_the_next_mode(
+    simulated, torch_on_host, monkeypatch
+):
+    """Ours is on the simulated GPU, torch's side on the host: what is timed stands side by side."""
+    freed = []
+    monkeypatch.setattr(network, "place_of", lambda device: "cpu")
+    monkeypatch.setattr(torch_on_host, "release", lambda: freed.append(len(simulated.log)))
+    setting = network.make_setting("lenet", 2)
+    rows = network.run(setting, open_device("cuda"), network.MODES, against=True, compiled=False,
+                       seconds=0.001, rounds=2, note=print)  # fmt: skip
+    assert [row["failed"] for row in rows] == [[], []]
+    assert all(row["baseline"] > 0 and row["ours"] > 0 for row in rows)
+    assert len(freed) == len(rows)
+    assert 0 < freed[0] < freed[1]
+
+
 def test_network__times_what_lies_on_the_gpu(simulated):
     """torch's batch is there before the clock starts, so ours is."""
     setting, device = network.make_setting("lenet", 2), open_device("cuda")
