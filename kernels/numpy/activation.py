@@ -26,9 +26,13 @@ from .compute import (
 )
 
 
+def _rounded(number: float, dtype: np.dtype) -> np.ndarray:
+    with np.errstate(all="ignore"):  # past the largest number it is infinite
+        return np.asarray(number).astype(dtype)
+
+
 def _bounds(op: Clip, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    with np.errstate(all="ignore"):  # a bound past the largest number is infinite
-        return np.asarray(op.low).astype(dtype), np.asarray(op.high).astype(dtype)
+    return _rounded(op.low, dtype), _rounded(op.high, dtype)
 
 
 @spec.implements(spec.clip)
@@ -62,21 +66,22 @@ def _leak(dy: np.ndarray, x: np.ndarray, slope: np.ndarray, out: np.ndarray) -> 
     """out = slope * dy where x <= 0, else dy; rows of channels, slope of one or of each."""
     dy, x, out = pixels(dy), pixels(x), pixels(out)
     wide = wide_type(x.dtype)
+    bits = np.dtype(f"u{wide.itemsize}")
     slopes = repeated(slope) if slope.size > 1 else slope
 
     def run(i: int, j: int) -> None:
         values, falls = widen(dy[i:j]), x[i:j] <= 0
         leaked, kept = (scratch(name, values.shape, wide) for name in ("leaked", "kept"))
-        select(values, falls, leaked)
-        select(values, ~falls, kept)
         if slope.size > 1:
-            by_channel(np.multiply, leaked, slopes, leaked)
+            by_channel(np.multiply, values, slopes, leaked)
         else:
-            np.multiply(leaked, slopes, out=leaked)
-        if out.dtype == wide:
-            np.add(leaked, kept, out=out[i:j])
-        else:
-            store(np.add(leaked, kept, out=leaked), out[i:j])
+            np.multiply(values, slopes, out=leaked)
+        select(leaked, falls, leaked)  # after the product: 0 times an infinite slope is NaN
+        select(values, ~falls, kept)
+        result = out[i:j] if out.dtype == wide else leaked
+        np.bitwise_or(leaked.view(bits), kept.view(bits), out=result.view(bits))
+        if result is leaked:
+            store(leaked, out[i:j])
 
     for_chunks(len(x), rows_per_chunk(x.shape[1], CHUNK // 2), run)  # five operands in cache
 
@@ -84,14 +89,14 @@ def _leak(dy: np.ndarray, x: np.ndarray, slope: np.ndarray, out: np.ndarray) -> 
 @spec.implements(spec.leaky_relu)
 def leaky_relu(x: Array, out: Out, *, op: LeakyRelu) -> None:
     """out = slope * x where x <= 0, else x."""
-    slope = np.array([op.slope], wide_type(x.dtype))
+    slope = _rounded(op.slope, wide_type(x.dtype))
     _leak(x.reshape(-1, 1), x.reshape(-1, 1), slope, out.reshape(-1, 1))
 
 
 @spec.implements(spec.leaky_relu_backward)
 def leaky_relu_backward(dy: Array, x: Array, out: Out, *, op: LeakyRelu) -> None:
     """out = slope * dy where x <= 0, else dy."""
-    slope = np.array([op.slope], wide_type(x.dtype))
+    slope = _rounded(op.slope, wide_type(x.dtype))
     _leak(dy.reshape(-1, 1), x.reshape(-1, 1), slope, out.reshape(-1, 1))
 
 

@@ -8,7 +8,7 @@ from cases.draw import ALL, CHUNKS, Draw
 from gradcheck import adjoint, directional
 from machine import share
 
-from cnnengine.kernels.spec import Clip, LeakyRelu
+from cnnengine.kernels.spec import Clip, LeakyRelu, accumulator
 
 
 @pytest.mark.parametrize("name", cases.LISTED)
@@ -59,6 +59,41 @@ def test_clip__rounds_its_bounds_to_the_type(backend, dtype):
     inside = np.array([bound, bound / 2]).astype(x.dtype)
     call = call_of("clip_backward", dy=np.ones_like(x), x=inside, op=Clip(-0.1, 0.1))
     assert backend.outputs(call)["out"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("slope", [np.inf, -np.inf, np.nan, 0.0])
+def test_prelu__a_slope_that_is_no_number_harms_only_what_it_multiplies(backend, dtype, slope):
+    x = np.array([[3, -2], [0, np.inf], [np.nan, -np.inf]]).astype(DTYPES[dtype])
+    dy = np.array([[5, 7], [-1, 0], [np.inf, 2]]).astype(x.dtype)
+    with np.errstate(invalid="ignore"):  # here and in the oracle
+        steep = [[3, -2 * slope], [0 * slope, np.inf], [np.nan, -np.inf * slope]]
+        passed = [[5, 7 * slope], [-1 * slope, 0], [np.inf, 2 * slope]]
+        for slopes in ([slope], [slope, slope]):
+            slopes = np.array(slopes, accumulator(dtype))
+            out = backend.verify(call_of("prelu", x=x, slope=slopes))["out"]
+            np.testing.assert_array_equal(out.astype(np.float64), steep)
+            dx = backend.verify(call_of("prelu_backward", dy=dy, x=x, slope=slopes))["out"]
+            np.testing.assert_array_equal(dx.astype(np.float64), passed)
+
+
+@pytest.mark.parametrize("slope", [np.inf, -np.inf, np.nan, 0.0])
+def test_prelu_oracle__agrees_with_torch_where_a_slope_is_no_number(torch_oracle, slope):
+    x = np.array([[3, -2], [0, np.inf], [np.nan, -np.inf]])
+    dy, slopes = np.array([[5, 7], [-1, 0], [np.inf, 2]]), np.array([slope, slope])
+    forward = call_of("prelu", x=x, slope=slopes)
+    with np.errstate(invalid="ignore"):
+        compare_oracles(torch_oracle, [forward])
+        compare_oracles(torch_oracle, [call_of("prelu_backward", dy=dy, x=x, slope=slopes)])
+
+
+def test_leaky_relu__a_slope_past_the_largest_number_is_infinite(backend, dtype):
+    if dtype == "float64":
+        pytest.skip("float64 holds every slope that a LeakyRelu takes")
+    op, x = LeakyRelu(-1e39), np.array([3, -2, 0, np.inf, np.nan]).astype(DTYPES[dtype])
+    out = backend.outputs(call_of("leaky_relu", x=x, op=op))["out"]
+    np.testing.assert_array_equal(out.astype(np.float64), [3, np.inf, np.nan, np.inf, np.nan])
+    dx = backend.outputs(call_of("leaky_relu_backward", dy=np.ones_like(x), x=x, op=op))["out"]
+    np.testing.assert_array_equal(dx.astype(np.float64), [1, -np.inf, -np.inf, 1, 1])
 
 
 def test_leaky_gradients__are_transposes_where_x_is_given(backend):
