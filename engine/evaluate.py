@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .data import Dataset
+from .errors import InputError
 from .features import Features
 from .network import Network
 
@@ -46,8 +47,10 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def evaluate(network: Network, dataset: Dataset | Features) -> Evaluation:
     """Run every image of `dataset` (not shuffled, not augmented) through the network.
 
-    A network that is cut takes a data set of features.
+    A network that is cut takes a data set of features. Raises: InputError when there are no images.
     """
+    if len(dataset) == 0:
+        raise InputError("nothing to evaluate: the data set has no images")
     classes = len(network.description.classes)
     losses, verdicts = np.empty(len(dataset)), np.empty(len(dataset), np.int64)
     done = 0

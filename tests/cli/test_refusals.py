@@ -274,6 +274,14 @@ def test_eval__other_classes_and_sizes(tmp_path, trained):
     assert "'dark' and 'bright'" in line or "'light'" in line
 
 
+def test_eval__a_class_without_images(tmp_path, trained):
+    bare = make_pictures(tmp_path / "bare")
+    for picture in (bare / "dark").iterdir():
+        picture.unlink()
+    line = refused("eval", trained[0], "--data", bare, cwd=tmp_path)
+    assert line.endswith("dark: the class 'dark' has no images")
+
+
 def test_eval__nothing_there(tmp_path):
     assert "nothing does not exist" in refused("eval", "nothing", cwd=tmp_path)
 

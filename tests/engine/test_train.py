@@ -12,7 +12,10 @@ import pytest
 from cnnengine.engine import files
 from cnnengine.engine.checkpoint import RunFolder, load_model
 from cnnengine.engine.config import RESUME_MAY_CHANGE
+from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
+from cnnengine.engine.evaluate import evaluate
+from cnnengine.engine.features import Features
 from cnnengine.engine.model_meta import Source
 from cnnengine.engine.network import Description, Network
 from cnnengine.engine.train import EpochReport, StepReport, TrainingError
@@ -344,6 +347,16 @@ def test_network_load__lists_what_does_not_fit(tmp_path):
     assert "missing conv1_1/w" in told
     assert "unknown conv9/w" in told
     assert "dense2/b is (7,), not (4,)" in told
+
+
+def test_evaluate__of_no_images_is_one_line():
+    network = Network(
+        Description("lenet", (28, 28, 1), ("a", "b"), (0.0,), (1.0,)), open_device("cpu"),
+        infer_batch=2,
+    )  # fmt: skip
+    none = Features(np.zeros((0, 28, 28, 1), np.float32), np.zeros(0, np.int32))
+    with pytest.raises(InputError, match="^nothing to evaluate: the data set has no images$"):
+        evaluate(network, none)
 
 
 def test_save_tensors__bytes_depend_on_the_content_only(tmp_path):
