@@ -20,7 +20,8 @@ ALIGNMENT = 64  # bytes: a cache line, and what every vector instruction wants
 class MemoryPlan:
     """Offsets in bytes of every result and scratch value, and the size of the arena.
 
-    `unplanned_bytes` is what all values would take side by side. `aliases` maps a reshaped value
+    `unplanned_bytes` is what all values would take side by side, `scratch_bytes` what those of
+    them take that only one node works with. `aliases` maps a reshaped value
     or a slice of channels to the one whose memory it shares; values in `outside` live in other
     arenas (gradients).
     """
@@ -30,12 +31,19 @@ class MemoryPlan:
     outside: frozenset[Value]
     total_bytes: int
     unplanned_bytes: int
+    scratch_bytes: int
 
     def __str__(self) -> str:
-        """Like `activations 18.4 MB -> 6.2 MB`; in kB where all are less than one MB."""
+        """Like `activations 4.4 MB + scratch 1.8 MB -> 3.2 MB`; in kB where all are below one MB.
+
+        While training, what is told as activations holds their gradients, too, and says so.
+        """
         unit, size = ("MB", 1e6) if self.unplanned_bytes >= 1e6 else ("kB", 1e3)
-        before, after = self.unplanned_bytes / size, self.total_bytes / size
-        return f"activations {before:.1f} {unit} -> {after:.1f} {unit}"
+        results = (self.unplanned_bytes - self.scratch_bytes) / size
+        told = f"activations{' and their gradients' * bool(self.outside)} {results:.1f} {unit}"
+        if self.scratch_bytes:
+            told += f" + scratch {self.scratch_bytes / size:.1f} {unit}"
+        return f"{told} -> {self.total_bytes / size:.1f} {unit}"
 
 
 @dataclass
@@ -93,6 +101,7 @@ def plan_memory(graph: Graph, *, reuse: bool = True) -> MemoryPlan:
         {block.value: block.offset for block in placed}, roots, outside,
         max((b.offset + b.size for b in placed), default=0),
         sum(b.size for b in placed),
+        sum(_aligned(v.nbytes) for node in graph.nodes for v in node.scratch),
     )  # fmt: skip
 
 

@@ -57,6 +57,20 @@ def test_plan_memory__reuse_takes_less_than_half_for_vgg_small():
     assert memory.total_bytes < 0.6 * memory.unplanned_bytes
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_memory_plan__tells_scratch_apart_from_activations(training):
+    graph = build_graph("lenet", 128, (28, 28, 1), 10, training=training)
+    program = compile_graph(graph, open_device("cpu"), training=training)
+    memory, nodes = program.memory, program.graph.nodes
+    scratch = {v for node in nodes for v in node.scratch}
+    results = {v for node in nodes for v in node.writes} - {*memory.aliases, *memory.outside}
+    assert scratch
+    sizes = [sum(-(-v.nbytes // 64) * 64 for v in values) / 1e6 for values in (results, scratch)]
+    named = "activations and their gradients" if training else "activations"
+    told = f"{named} {sizes[0]:.1f} MB + scratch {sizes[1]:.1f} MB -> "
+    assert str(memory) == f"{told}{memory.total_bytes / 1e6:.1f} MB"
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_plan__planned_equals_unplanned_bit_for_bit(fused):
     device = open_device("cpu")
