@@ -179,15 +179,15 @@ def _prepare(config: TrainConfig, path: Path, overwrite: bool, resumed: bool) ->
 
 
 def _introduce(trainer: Trainer) -> None:
-    from ..engine.device import idle_gpu
+    from ..engine.hardware import idle_gpu
 
     config, splits = trainer.config, trainer.splits
     output.note(
         f"{config.arch} on {splits.name} ({splits.note}); {trainer.device.name}, kernels "
         f"{' and '.join(trainer.device.backends)}, {config.precision}"
     )
-    if config.device == "auto" and idle_gpu():
-        output.note("--device auto is the CPU; --device cuda trains on the GPU that is here")
+    if config.device == "auto" and (told := idle_gpu()):
+        output.note(told)
     for told in trainer.warnings:
         output.warn(told)
     for told in trainer.notes:

@@ -171,11 +171,6 @@ def open_device(
     return CudaDevice(gpu, usable, declined, graphs=graphs)
 
 
-def idle_gpu() -> bool:
-    """Whether auto is the CPU although there is a GPU that could be used."""
-    return AUTO == "cpu" and cuda.missing(0) is None
-
-
 def _interpreter(backend: str) -> Device:
     """Host arrays, and one GPU backend in what runs it on a CPU. Raises: InputError."""
     if backend == "cupy":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..kernels import cuda, registry
 from ..kernels.numpy.threads import cores
-from .device import BACKENDS
+from .device import AUTO, BACKENDS
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -174,6 +174,28 @@ def nvidia_driver() -> Driver | str:
     cuda.cuDeviceGetCount(ctypes.byref(count))
     gpus = tuple(_gpu(cuda, i) for i in range(count.value))
     return Driver(_driver_version(), (version.value // 1000, version.value % 1000 // 10), gpus)
+
+
+def idle_gpu() -> str | None:
+    """What to tell who trains by `--device auto` beside a GPU, which `AUTO` leaves alone.
+
+    None without a GPU, or where there is nothing to tell.
+    """
+    if AUTO != "cpu" or not cuda.has_driver():
+        return None
+    reason = cuda.missing(0)
+    if reason is None:
+        return (
+            "--device auto is the CPU until GPUs have been tried; to train on the GPU that is "
+            "here, add --device cuda"
+        )
+    driver = nvidia_driver()
+    if isinstance(driver, str) or not driver.gpus:
+        return None
+    return (
+        f"--device auto is the CPU; before --device cuda can take the {driver.gpus[0].name} that "
+        f"is here: {reason}"
+    )
 
 
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CUdevice_attribute

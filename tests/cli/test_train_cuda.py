@@ -8,6 +8,8 @@ from click.testing import CliRunner
 
 from cnnengine.cli import train
 from cnnengine.engine import device as devices
+from cnnengine.engine import hardware
+from cnnengine.kernels import cuda
 
 from .command import small
 
@@ -36,12 +38,30 @@ def test_train__on_a_gpu_and_on_the_cpu_from_there(tmp_path, pictures, simulated
     assert "arena" not in told
 
 
-def test_train__auto_beside_a_gpu(tmp_path, pictures, simulated):
-    settings = [*small(pictures, epochs=1)[1:], "--device", "auto"]
-    told = _train(*settings, "--out", tmp_path / "a")
-    assert "--device auto is the CPU; --device cuda trains on the GPU that is here" in told
-    simulated.count = 0
-    assert "--device cuda" not in _train(*settings, "--out", tmp_path / "b")
+def _auto(pictures, folder):
+    return _train(*small(pictures, epochs=1)[1:], "--device", "auto", "--out", folder)
+
+
+def test_train__auto_beside_a_gpu_says_how_to_use_it(tmp_path, pictures, simulated, monkeypatch):
+    told = "--device auto is the CPU until GPUs have been tried; to train on the GPU that is here"
+    assert f"{told}, add --device cuda" in " ".join(_auto(pictures, tmp_path / "a").split())
+    simulated.count = 0  # CUDA_VISIBLE_DEVICES hides it
+    monkeypatch.setattr(hardware, "nvidia_driver", lambda: "the driver finds no GPU")
+    assert "--device" not in _auto(pictures, tmp_path / "b")
+
+
+def test_train__auto_beside_a_gpu_says_what_is_missing(tmp_path, pictures, simulated, monkeypatch):
+    def no_cupy():
+        raise ModuleNotFoundError("No module named 'cupy'", name="cupy")
+
+    monkeypatch.setattr(cuda, "cupy", no_cupy)
+    driver = hardware.Driver("580.1", (13, 0), (hardware.Gpu("H9", 80 << 30, (9, 0)),))
+    monkeypatch.setattr(hardware, "nvidia_driver", lambda: driver)
+    told = " ".join(_auto(pictures, tmp_path / "a").split())
+    assert (
+        "--device auto is the CPU; before --device cuda can take the H9 that is here: CuPy is not "
+        "installed; pip install 'cnnengine[cuda12]'"
+    ) in told
 
 
 def test_train__no_graph(tmp_path, pictures, simulated):
