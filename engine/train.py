@@ -139,7 +139,9 @@ class Trainer:
                 if self._borrowed:
                     self._save()  # from here on the run does not need the file of the weights
                 trained = self._epochs(report)
-        except (BackendError, StepError) as error:
+        except StepError as error:
+            raise TrainingError(f"{error}; {self._way_out()}") from error
+        except BackendError as error:
             raise TrainingError(f"{error}; {self.records.kept()}") from error
         finished = self.progress.epoch == self.config.epochs
         best, test = self.progress.best_accuracy, self.evaluation
@@ -244,6 +246,11 @@ class Trainer:
         self.account.evaluated(len(self.work.test), time.perf_counter() - begun)
         return result
 
+    def _way_out(self) -> str:
+        """What to do about numbers that are not finite."""
+        rate = f"a smaller --lr may help, it was {self.config.lr:g}"
+        return f"{self.records.kept()}; {rate}"
+
     def _end_epoch(self, report: Report) -> Evaluation:
         progress = self.progress
         self.records.check_finite(self.work.state_dict(), progress)  # before anything is written
@@ -254,7 +261,7 @@ class Trainer:
             raise TrainingError(
                 f"the loss on the test images is {test.loss} after step {progress.step} (epoch "
                 f"{progress.epoch + 1}); the first values that are not finite are those of "
-                f"{layer}; {self.records.kept()}"
+                f"{layer}; {self._way_out()}"
             )
         account = self.account
         told = EpochReport(

@@ -209,7 +209,7 @@ def _datasets(
             (h0, w0), (h1, w1) = first.pixels.shape[:2], picture.pixels.shape[:2]
             raise InputError(
                 f"{root}: images differ in size ({first.path} is {h0}x{w0}, {picture.path} is"
-                f" {h1}x{w1}); give the image size to scale them to"
+                f" {h1}x{w1}); scale all to one, like --image-size 64"
             )
     depth = channels or max(picture.pixels.shape[2] for picture in pictures)
     both = []

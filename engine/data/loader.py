@@ -81,7 +81,7 @@ class Loader:
         """Check everything against the data set; no work starts before `epoch`."""
         if not 1 <= batch_size <= len(dataset):
             raise InputError(
-                f"batch size {batch_size}: must be between 1 and the {len(dataset)} images"
+                f"--batch-size {batch_size}: must be between 1 and the {len(dataset)} images"
                 f" of {dataset.name!r}"
             )
         H, W, C = dataset.image_shape

@@ -241,7 +241,7 @@ def test_load__folder_mixing_grey_and_rgb_becomes_rgb(pets):
 
 def test_load__folder_with_other_sizes_needs_image_size(pets):
     save(pets / "cat" / "0.png", Image.new("L", (5, 5)))
-    with pytest.raises(InputError, match=r"differ in size .* give the image size"):
+    with pytest.raises(InputError, match=r"differ in size .*, like --image-size 64$"):
         load(pets)
     assert load(pets, image_size=12, channels=3).train.image_shape == (12, 12, 3)
 

@@ -183,8 +183,8 @@ def test_loader__sample_looks_the_same_in_every_batch_size():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 24}, "batch size 24: must be between 1 and the 23 images of 'toy'"),
-        ({"batch_size": 0}, "batch size 0"),
+        ({"batch_size": 24}, "--batch-size 24: must be between 1 and the 23 images of 'toy'"),
+        ({"batch_size": 0}, "--batch-size 0"),
         ({"mean": (0.5, 0.5)}, "mean has 2 and std has 1 values, but 'toy' has 1 channels"),
         ({"std": (0.0,)}, "every value must be above 0"),
         ({"dtype": "int8"}, "dtype 'int8'"),

@@ -206,7 +206,9 @@ def test_trainer__a_loss_that_is_not_finite_names_the_step_and_the_layer(tmp_pat
     second.resume()
     dict(second.network.parameters)["conv2_1/w"][3, 1, 1, 2] = np.nan
     with pytest.raises(
-        TrainingError, match=r"the loss is nan at step 7 .* the parameter conv2_1/w; the last good"
+        TrainingError,
+        match=r"the loss is nan at step 7 .* the parameter conv2_1/w; the last good "
+        r"checkpoint is .*; a smaller --lr may help, it was 0.02$",
     ):
         second.run()
     assert (folder / "checkpoint" / "last.safetensors").read_bytes() == kept
@@ -239,7 +241,8 @@ def test_trainer__test_loss_that_is_not_finite_spares_model_and_checkpoint(tmp_p
                 view[...] = 1e30
 
     with pytest.raises(
-        TrainingError, match=r"on the test images is nan after step 5 .epoch 1..* in layer conv"
+        TrainingError,
+        match=r"on the test images is nan after step 5 .epoch 1..* in layer conv.*--lr",
     ):
         trainer.run(spoil)
     assert not trainer.folder.model.exists()
@@ -291,7 +294,7 @@ def test_trainer__tf32_is_refused_on_the_cpu(tmp_path):
         ({"momentum": 1.0}, r"--momentum must be in \[0, 1\), not 1.0"),
         ({"label_smoothing": 1.0}, "--label-smoothing must be"),
         ({"seed": -1}, "--seed must be"),
-        ({"batch_size": 71}, "batch size 71: must be between 1 and the 70 images"),
+        ({"batch_size": 71}, "--batch-size 71: must be between 1 and the 70 images"),
         ({"schedule": "cosin"}, r"unknown schedule 'cosin' \(did you mean cosine\?\)"),
         ({"optimizer": "adam"}, r"unknown optimizer 'adam' \(did you mean adamw\?\)"),
     ],
