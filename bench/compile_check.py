@@ -2,6 +2,7 @@
 
     python -m cnnengine.bench.compile_check             compare with the table in the repository
     python -m cnnengine.bench.compile_check --update    write the table
+    python -m cnnengine.bench.compile_check --missing   write what it lacks, drop what is gone
     python -m cnnengine.bench.compile_check --quick     compare a few kernels on one architecture
 
 Contract calls (`compile_cases`) are made on arrays that nobody reads; the backend's own launch
@@ -223,22 +224,30 @@ def selected(architecture: int, quick: bool) -> list[tuple[str, Launch]]:
     return [m for m in made if m[0].startswith(few) and "BLOCK_DEPTH" in m[1].constants]
 
 
-Share = tuple[int, bool, int, int]  # architecture, quick, which share, of how many
+Rows = dict[str, dict[str, dict[str, int]]]  # label → architecture → figures
+Known = dict[str, dict[str, int]]  # label → figures, on one architecture
+Share = tuple[int, bool, int, int, Known]  # architecture, quick, which share, of how many; known
 
 
 def compiled(share: Share) -> tuple[dict[str, dict[str, int]], list[str]]:
-    """The figures of one share of an architecture's launches by label, and broken rules."""
-    architecture, quick, part, parts = share
+    """The figures of one share of an architecture's launches by label, and broken rules.
+
+    What is known is not compiled.
+    """
+    architecture, quick, part, parts, known = share
     rows, broken = {}, []
     for label, launch in selected(architecture, quick)[part::parts]:
+        if label in known:
+            rows[label] = known[label]
+            continue
         rows[label], told = figures(launch, architecture)
         broken += [f"{label}, sm_{architecture}: {line}" for line in told]
     return rows, broken
 
 
-def table(quick: bool = False) -> tuple[dict[str, dict[str, dict[str, int]]], list[str]]:
-    """Figures by launch and architecture, and broken rules, one line each."""
-    rows: dict[str, dict[str, dict[str, int]]] = {}
+def table(quick: bool = False, known: Rows | None = None) -> tuple[Rows, list[str]]:
+    """Figures by launch and architecture, and broken rules; of what is `known`, the known ones."""
+    rows: Rows = {}
     broken: list[str] = []
 
     def add(share: Share, made: tuple[dict[str, dict[str, int]], list[str]]) -> None:
@@ -246,11 +255,15 @@ def table(quick: bool = False) -> tuple[dict[str, dict[str, dict[str, int]]], li
             rows.setdefault(label, {})[f"sm_{share[0]}"] = row
         broken.extend(made[1])
 
+    def of(architecture: int) -> Known:
+        name = f"sm_{architecture}"
+        return {label: row[name] for label, row in (known or {}).items() if name in row}
+
     if quick:
-        share = (QUICK[0], True, 0, 1)
+        share = (QUICK[0], True, 0, 1, {})
         add(share, compiled(share))
     else:
-        shares = [(a, False, part, PARTS) for a in PROCESSORS for part in range(PARTS)]
+        shares = [(a, False, part, PARTS, of(a)) for a in PROCESSORS for part in range(PARTS)]
         with ProcessPoolExecutor(min(threads.cores(), MOST_WORKERS), get_context("spawn")) as pool:
             for share, made in zip(shares, pool.map(compiled, shares), strict=True):
                 add(share, made)
@@ -258,24 +271,20 @@ def table(quick: bool = False) -> tuple[dict[str, dict[str, dict[str, int]]], li
 
 
 def main(arguments: list[str]) -> int:
-    """Compile, then compare with the table or, with `--update`, write it."""
-    update, quick = "--update" in arguments, "--quick" in arguments
-    if set(arguments) - {"--update", "--quick"} or (update and quick):
-        print(f"compile_check: takes --update or --quick, not {' '.join(arguments)}")
+    """Compile, then compare with the table or write it."""
+    try:
+        mode = ratchet.mode(arguments)
+    except InputError as error:
+        print(f"compile_check: {error}")
         return 2
     if interpreted():
         print("compile_check: TRITON_INTERPRET is set: nothing would be compiled; unset it")
         return 2
+    version = triton.__version__
     try:
-        rows, broken = table(quick)
-    except InputError as error:
-        print(f"compile_check: {error}")
-        return 1
-    only = {(label, f"sm_{QUICK[0]}") for label in rows} if quick else None
-    try:
-        return ratchet.hold(
-            "triton", triton.__version__, rows, update=update, broken=broken, only=only
-        )
+        known = ratchet.read(ratchet.table_file("triton", version)) if mode == "missing" else {}
+        rows, broken = table(mode == "quick", known)
+        return ratchet.hold("triton", version, rows, mode=mode, broken=broken)
     except InputError as error:
         print(f"compile_check: {error}")
         return 1

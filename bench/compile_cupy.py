@@ -3,6 +3,7 @@
     python -m cnnengine.bench.compile_cupy             compare with the table in the repository
     python -m cnnengine.bench.compile_cupy --update    write the table
     python -m cnnengine.bench.compile_cupy --missing   write what it lacks, drop what is gone
+    python -m cnnengine.bench.compile_cupy --quick     compare a few kernels on one architecture
 
 The calls are those of `compile_check`: the backend's own launch code chooses the instantiations,
 and each is compiled for every architecture that it is used on. From NVRTC's report and the machine
@@ -32,6 +33,7 @@ from . import compile_cases, ratchet
 from .compile_check import MMA, PROCESSORS, TOOLS, device_array, hot_loop
 
 WORKERS, PARTS = 2, 6  # processes, and shares of an architecture's kernels
+QUICK = 90, ("conv_mma.cu", "conv_forward.cu", "reduce.cu")  # the first kernel of each
 ARCHITECTURES = tuple(a for a in PROCESSORS if a in compile.ARCHITECTURES)
 
 
@@ -117,21 +119,32 @@ def table(known: Rows) -> tuple[Rows, list[str]]:
     return rows, broken + ratchet.spills(rows)
 
 
+def quick_table() -> tuple[Rows, list[str]]:
+    """The same of a few kernels on one architecture."""
+    architecture, files = QUICK
+    first: dict[str, Kernel] = {}
+    for kernel in kernels(architecture):
+        first.setdefault(kernel.file, kernel)
+    made, broken = compiled((architecture, [first[file] for file in files]))
+    rows = {name: {f"sm_{architecture}": row} for name, row in made.items()}
+    return rows, broken + ratchet.spills(rows)
+
+
 def main(arguments: list[str]) -> int:
     """Compile, then compare with the table or write it."""
-    if arguments not in ([], ["--update"], ["--missing"]):
-        print(f"compile_cupy: takes --update or --missing, not {' '.join(arguments)}")
+    try:
+        mode = ratchet.mode(arguments)
+    except InputError as error:
+        print(f"compile_cupy: {error}")
         return 2
     if (reason := compile.missing()) is not None:
         print(f"compile_cupy: {reason}")
         return 2
     try:
         version = compile.version()
-        known: Rows = {}
-        if "--missing" in arguments:
-            known = ratchet.read(ratchet.table_file("nvrtc", version))
-        rows, broken = table(known)
-        return ratchet.hold("nvrtc", version, rows, update=bool(arguments), broken=broken)
+        known = ratchet.read(ratchet.table_file("nvrtc", version)) if mode == "missing" else {}
+        rows, broken = quick_table() if mode == "quick" else table(known)
+        return ratchet.hold("nvrtc", version, rows, mode=mode, broken=broken)
     except (BackendError, InputError) as error:
         print(f"compile_cupy: {error}")
         return 1

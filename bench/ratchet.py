@@ -1,7 +1,7 @@
 """The ratchet: figures of compiled kernels that stand in the repository and may not get worse.
 
     rows = {"vgg16 conv3_2: conv2d _conv2d_kernel": {"sm_90": {"registers": 115, ...}}}
-    ratchet.hold("triton", "3.9.0", rows, update=False, broken=rules(rows))
+    ratchet.hold("triton", "3.9.0", rows, broken=rules(rows))
 
 A table is `results/compile/<compiler>-<major.minor>.json`, one row for each launch and
 architecture. Registers are those of one thread, `spill_bytes` what a thread keeps in memory for
@@ -12,7 +12,7 @@ instructions and tensor copies, `loop` is the length of the hot loop in instruct
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,24 @@ from ..engine.errors import InputError
 from ..engine.files import make_folder, write_bytes
 
 FOLDER = Path(__file__).parent / "results" / "compile"
+MODES = ("--update", "--missing", "--quick")
 WORSE_IF_MORE = ("registers", "spill_bytes", "shared_bytes", "loop")
 WORSE_IF_LESS = ("mma", "tma")
 
 Figures = Mapping[str, int]
 Rows = Mapping[str, Mapping[str, Figures]]  # label → architecture ("sm_90") → figures
+
+
+def mode(arguments: Sequence[str]) -> str:
+    """What a compile check is to do: "update", "missing", "quick" or, without an option, "" to compare.
+
+    Raises: InputError for anything else.
+    """
+    if not arguments:
+        return ""
+    if len(arguments) > 1 or arguments[0] not in MODES:
+        raise InputError(f"takes one of {', '.join(MODES)}, or none, not {' '.join(arguments)}")
+    return arguments[0].removeprefix("--")
 
 
 def table_file(compiler: str, version: str) -> Path:
@@ -108,31 +121,27 @@ def spills(rows: Rows) -> list[str]:
 
 
 def hold(
-    compiler: str,
-    version: str,
-    now: Rows,
-    *,
-    update: bool,
-    broken: Sequence[str] = (),
-    only: Collection[tuple[str, str]] | None = None,
+    compiler: str, version: str, now: Rows, *, mode: str = "", broken: Sequence[str] = ()
 ) -> int:
     """Compare `now` with the table, or write it; prints one line a finding; the exit code.
 
-    `broken` are lines about rules that hold whatever the table says: any of them fails. `only`
-    names the rows (label, architecture) that were to be compiled, if not all.
+    `mode` as `mode` tells it: "update" and "missing" write, and of the table "quick" compares the
+    rows that there are in `now`. `broken` are lines about rules that hold whatever the table says:
+    any of them fails.
 
     Raises: InputError.
     """
     file, told = table_file(compiler, version), list(broken)
-    if update:
+    if mode in ("update", "missing"):
         write(file, compiler, version, now)
         print("\n".join([*told, f"{file.name}: {len(now)} launches written"]))
         return 1 if told else 0
     before = read(file)
-    if only is not None:
+    if mode == "quick":
         before = {
-            label: {a: row for a, row in by_architecture.items() if (label, a) in only}
+            label: {a: row for a, row in by_architecture.items() if a in now[label]}
             for label, by_architecture in before.items()
+            if label in now
         }
     told += worse(now, before) + gone(now, before)
     print("\n".join(told) or f"{len(now)} launches: none worse than in {file.name}")

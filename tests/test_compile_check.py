@@ -157,4 +157,32 @@ def test_main__compiles_nothing_in_the_interpreter(capsys):
 @pytest.mark.parametrize("arguments", [["--updat"], ["--update", "--quick"]])
 def test_main__refuses_what_it_does_not_know(arguments, capsys):
     assert compile_check.main(arguments) == 2
-    assert "takes --update or --quick, not" in capsys.readouterr().out
+    told = f"takes one of --update, --missing, --quick, or none, not {' '.join(arguments)}"
+    assert told in capsys.readouterr().out
+
+
+def test_compiled__leaves_out_what_is_known(monkeypatch):
+    launches = [(f"launch {i}", i) for i in range(5)]
+    monkeypatch.setattr(compile_check, "selected", lambda architecture, quick: launches)
+    monkeypatch.setattr(compile_check, "figures", lambda i, a: ({"registers": i}, [f"rule {i}"]))
+    known = {"launch 2": {"registers": 99}, "gone": {"registers": 7}}
+    rows, broken = compile_check.compiled((90, False, 0, 2, known))
+    assert rows == {f"launch {i}": {"registers": n} for i, n in ((0, 0), (2, 99), (4, 4))}
+    assert broken == ["launch 0, sm_90: rule 0", "launch 4, sm_90: rule 4"]
+
+
+def test_main__missing_begins_with_the_table(monkeypatch, tmp_path, capsys):
+    """What the table has is passed on, and what `table` makes of it is written."""
+    monkeypatch.setattr(compile_check, "interpreted", lambda: False)
+    monkeypatch.setattr(ratchet, "FOLDER", tmp_path)
+    assert compile_check.main(["--missing"]) == 1
+    assert "write it with --update" in capsys.readouterr().out
+    rows = {"conv": {"sm_90": {"registers": 8, "spill_bytes": 0}}}
+    version = compile_check.triton.__version__
+    ratchet.hold("triton", version, rows, mode="update")
+    more = rows | {"new": rows["conv"]}
+    monkeypatch.setattr(
+        compile_check, "table", lambda quick, known: (more, []) if known == rows else (known, [])
+    )
+    assert compile_check.main(["--missing"]) == 0
+    assert ratchet.read(ratchet.table_file("triton", version)) == more

@@ -60,12 +60,26 @@ def test_figures__of_a_kernel():
     assert 8 <= row["registers"] <= 64
 
 
+def test_main__quick_finds_nothing_worse(monkeypatch, capsys):
+    """The ratchet on the smallest of its kernels, with the compiler."""
+    if (reason := compile.missing()) is not None:
+        pytest.skip(reason)
+    if ratchet.table_file("nvrtc", compile.version()) not in TABLES:
+        pytest.skip(f"there is no table of NVRTC {compile.version()}")
+    monkeypatch.setattr(launch._Process, "simulated", None)
+    files = {kernel.file for kernel in compile_cupy.kernels(compile_cupy.QUICK[0])}
+    assert {*compile_cupy.QUICK[1], "reduce.cu"} <= files
+    monkeypatch.setattr(compile_cupy, "QUICK", (90, ("reduce.cu",)))
+    assert compile_cupy.main(["--quick"]) == 0
+    assert "1 launches: none worse" in capsys.readouterr().out
+
+
 def test_main__says_what_is_missing(monkeypatch, capsys):
     monkeypatch.setattr(compile, "missing", lambda: "no NVRTC; install it")
     assert compile_cupy.main([]) == 2
-    assert compile_cupy.main(["--quick"]) == 2
+    assert compile_cupy.main(["--fast"]) == 2
     out = capsys.readouterr().out.splitlines()
     assert out == [
         "compile_cupy: no NVRTC; install it",
-        "compile_cupy: takes --update or --missing, not --quick",
+        "compile_cupy: takes one of --update, --missing, --quick, or none, not --fast",
     ]

@@ -37,31 +37,45 @@ def test_worse__names_a_row_and_a_figure_that_are_not_in_the_table():
 
 
 def test_hold__reads_what_it_wrote(folder, capsys):
-    assert ratchet.hold("triton", "3.9.0", ROWS, update=True) == 0
+    assert ratchet.hold("triton", "3.9.0", ROWS, mode="update") == 0
     assert ratchet.read(folder / "triton-3.9.json") == ROWS
-    assert ratchet.hold("triton", "3.9.1", ROWS, update=False) == 0
+    assert ratchet.hold("triton", "3.9.1", ROWS) == 0
     assert "1 launches: none worse than in triton-3.9.json" in capsys.readouterr().out
 
 
 def test_hold__fails_for_what_is_worse_gone_or_broken(folder, capsys):
-    ratchet.hold("triton", "3.9.0", ROWS, update=True)
+    ratchet.hold("triton", "3.9.0", ROWS, mode="update")
     now = {"conv → 64": {"sm_80": {**FIGURES, "loop": 181}}}
-    assert ratchet.hold("triton", "3.9.0", now, update=False) == 1
+    assert ratchet.hold("triton", "3.9.0", now) == 1
     told = capsys.readouterr().out
     assert "conv → 64, sm_80: loop 180 -> 181" in told
     assert "conv → 64, sm_90: in the table, compiled no more" in told
-    assert ratchet.hold("triton", "3.9.0", ROWS, update=True, broken=["a rule"]) == 1
-    assert ratchet.hold("triton", "3.9.0", ROWS, update=False, broken=["a rule"]) == 1
+    assert ratchet.hold("triton", "3.9.0", ROWS, mode="update", broken=["a rule"]) == 1
+    assert ratchet.hold("triton", "3.9.0", ROWS, broken=["a rule"]) == 1
     assert capsys.readouterr().out.count("a rule\n") == 2
 
 
-def test_hold__of_some_rows_expects_no_others(folder, capsys):
-    ratchet.hold("triton", "3.9.0", {**ROWS, "other": ROWS["conv → 64"]}, update=True)
-    only = {("conv → 64", "sm_90")}
+def test_hold__quick_expects_no_other_rows(folder, capsys):
+    ratchet.hold("triton", "3.9.0", {**ROWS, "other": ROWS["conv → 64"]}, mode="update")
     now = {"conv → 64": {"sm_90": {**FIGURES, "registers": 90}}}
-    assert ratchet.hold("triton", "3.9.0", now, update=False, only=only) == 0
+    assert ratchet.hold("triton", "3.9.0", now, mode="quick") == 0
     assert "1 figures are better" in capsys.readouterr().out
-    assert ratchet.hold("triton", "3.9.0", {}, update=False, only=only) == 1
+    assert ratchet.hold("triton", "3.9.0", {"new": now["conv → 64"]}, mode="quick") == 1
+    assert "new, sm_90: not in the table" in capsys.readouterr().out
+
+
+def test_hold__missing_drops_what_is_gone(folder):
+    ratchet.hold("triton", "3.9.0", {**ROWS, "gone": ROWS["conv → 64"]}, mode="update")
+    assert ratchet.hold("triton", "3.9.0", ROWS, mode="missing") == 0
+    assert ratchet.read(folder / "triton-3.9.json") == ROWS
+
+
+def test_mode__is_one_of_three_or_none():
+    assert [ratchet.mode([option]) for option in ratchet.MODES] == ["update", "missing", "quick"]
+    assert ratchet.mode([]) == ""
+    for wrong in (["--updat"], ["update"], ["--update", "--quick"], [""]):
+        with pytest.raises(InputError, match=r"takes one of --update, --missing, --quick, or none"):
+            ratchet.mode(wrong)
 
 
 def test_spills__names_the_rows():
