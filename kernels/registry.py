@@ -55,6 +55,14 @@ class Backend:
         """
         return self.package.choose(name, arguments)
 
+    def pretended(self, processors: int) -> contextlib.AbstractContextManager[None]:
+        """A context in which a GPU backend without a GPU chooses as for one of that size.
+
+        Multiprocessors decide into how many parts sums are split. Elsewhere it changes nothing.
+        """
+        pretend = getattr(self.package, "pretended", lambda _: contextlib.nullcontext())
+        return pretend(processors)
+
     def session(self) -> contextlib.AbstractContextManager[None]:
         """A context inside which the backend owns its threads or stream; runs happen in one."""
         return self.package.session()

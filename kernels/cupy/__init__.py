@@ -17,7 +17,7 @@ from .. import cuda, spec
 from ..arrays import refuse_float64
 from . import launch, simulator
 
-__all__ = ["choose", "interpret", "interpreted", "missing", "session", "supports"]
+__all__ = ["choose", "interpret", "interpreted", "missing", "pretended", "session", "supports"]
 
 
 def interpreted() -> bool:
@@ -63,6 +63,11 @@ def choose(function: str, arguments: Mapping[str, Any]) -> spec.Config:
     if hasattr(file, "choose"):
         return file.choose(function, arguments)
     return spec.Config("cuda", reason="one kernel")
+
+
+def pretended(processors: int) -> contextlib.AbstractContextManager[None]:
+    """In the simulator, `choose` as for a GPU of so many multiprocessors; on a GPU nothing."""
+    return launch.pretended(processors)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy
@@ -93,6 +93,18 @@ def simulate(target: Target | None = None, seed: int = 0) -> None:
 def simulated() -> bool:
     """Whether kernels run in the simulator, on NumPy arrays."""
     return _Process.simulated is not None
+
+
+@contextlib.contextmanager
+def pretended(processors: int) -> Iterator[None]:
+    """In the simulator, tiles and splits are those for a GPU of so many multiprocessors."""
+    before = _Process.simulated
+    if before is not None:
+        _Process.simulated = replace(before, processors=processors)
+    try:
+        yield
+    finally:
+        _Process.simulated = before
 
 
 @contextlib.contextmanager

@@ -18,7 +18,9 @@ from typing import Any
 from .. import cuda, spec
 from ..arrays import refuse_float64
 
-__all__ = ["BORDERS", "choose", "interpret", "interpreted", "missing", "session", "supports"]
+__all__ = [
+    "BORDERS", "choose", "interpret", "interpreted", "missing", "pretended", "session", "supports",
+]  # fmt: skip
 
 BORDERS = True  # convolutions on images with a border of zeros have a faster way: `conv_halo.py`
 
@@ -66,6 +68,13 @@ def choose(function: str, arguments: Mapping[str, Any]) -> spec.Config:
     if hasattr(file, "choose"):
         return file.choose(function, arguments)
     return spec.Config("triton", reason="one kernel")
+
+
+def pretended(processors: int) -> contextlib.AbstractContextManager[None]:
+    """In the interpreter, `choose` as for a GPU of so many multiprocessors; on a GPU nothing."""
+    from . import gpu
+
+    return gpu.pretended(processors)
 
 
 @contextlib.contextmanager

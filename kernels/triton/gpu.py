@@ -41,6 +41,12 @@ class Recorder:
     architecture = 0
 
 
+class Interpreter:
+    """What the interpreter stands for."""
+
+    processors = 1
+
+
 @contextlib.contextmanager
 def recorded(processors: int, architecture: int = 0) -> Iterator[list[Launch]]:
     """Write launches down instead of running them, as for a GPU of so many multiprocessors.
@@ -55,12 +61,22 @@ def recorded(processors: int, architecture: int = 0) -> Iterator[list[Launch]]:
         Recorder.launches = None
 
 
+@contextlib.contextmanager
+def pretended(processors: int) -> Iterator[None]:
+    """In the interpreter, tiles and splits are those for a GPU of so many multiprocessors."""
+    before, Interpreter.processors = Interpreter.processors, processors
+    try:
+        yield
+    finally:
+        Interpreter.processors = before
+
+
 def multiprocessors() -> int:
     """Programs that run side by side at full speed: the GPU's multiprocessors, or one."""
     if Recorder.launches is not None:
         return Recorder.processors
     if interpreted():
-        return 1
+        return Interpreter.processors
     from . import driver
 
     return driver.multiprocessors()
