@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from .reference import reference
 from .shapes import Map
 
 Arguments = dict[str, Any]
+MANY = 1000  # pixels: their sum is split
 
 
 def _in_place(draw: Draw, arguments: Arguments, *inputs: str) -> Arguments:
@@ -58,11 +60,13 @@ def broadcast(draw: Draw, g: Map) -> Arguments:
 
 
 def reduce_sum(draw: Draw, g: Map) -> Arguments:
-    """Over any axes, into the same type or that of sums."""
-    shape = _spread(draw, g)
+    """Over any axes, many pixels over all of them; into the same type or that of sums."""
+    many = math.prod(g.x[:3]) > MANY
+    shape = g.x if many else _spread(draw, g)
     kind = draw.sums if draw.chance(0.5) else None
     x = draw.maybe_nan(draw.normal(shape))
-    return {"x": x, "out": draw.out(_one_or_all(draw, shape), kind)}
+    left = (1, 1, 1, draw.pick(1, g.x[3])) if many else _one_or_all(draw, shape)
+    return {"x": x, "out": draw.out(left, kind)}
 
 
 def _bounds(draw: Draw) -> Clip:

@@ -10,22 +10,23 @@ import numpy as np
 
 from ...kernels import spec
 from ...kernels.spec import MaxPool2d
-from .draw import Draw
+from .draw import Draw, Lie
 from .reference import reference
-from .shapes import Conv, Dense, Map, Pool
+from .shapes import Aim, Conv, Dense, Map, Pool
 
 Arguments = dict[str, Any]
 HALVING = MaxPool2d((2, 2), (2, 2))
 
 
-def _conv(draw: Draw, g: Conv) -> tuple[Any, tuple[int, ...], float, Any]:
+def _conv(draw: Draw, g: Conv) -> tuple[Any, tuple[int, ...], float, Lie, Lie]:
     """The parameters in this precision, the output's shape, and a scale that keeps sums near 1.
 
-    Last, how the images of this call lie in memory.
+    Last, how the images of this call lie in memory: those that are read, and those beside them.
     """
+    draw.everything = g.aim != Aim()
     op = replace(g.op, precision=draw.precision)
     scale = 1 / math.sqrt(math.prod(g.w[1:]))
-    return op, op.output_shape(g.x, g.w), scale, draw.layout(op)
+    return op, op.output_shape(g.x, g.w), scale, *draw.layout(op, g.aim.border)
 
 
 def _pixels(draw: Draw, g: Conv) -> np.ndarray:
@@ -38,42 +39,42 @@ def _pixels(draw: Draw, g: Conv) -> np.ndarray:
 
 def conv2d(draw: Draw, g: Conv) -> Arguments:
     """Forward, with or without bias, residual and ReLU; some NaN, which must survive it."""
-    op, y, scale, lie = _conv(draw, g)
+    op, y, scale, lie, beside = _conv(draw, g)
     return {
         "x": lie(_pixels(draw, g)),
         "w": draw.normal(g.w, scale),
-        "b": draw.maybe_nan(draw.vector(g.w[0])) if draw.chance(0.7) else None,
-        "out": lie(draw.out(y)),
+        "b": draw.maybe_nan(draw.vector(g.w[0])) if draw.option(0.7) else None,
+        "out": beside(draw.out(y)),
         "op": op,
-        "relu": draw.chance(0.5),
-        "residual": lie(draw.maybe_nan(draw.normal(y))) if draw.chance(0.3) else None,
+        "relu": draw.option(0.5),
+        "residual": beside(draw.maybe_nan(draw.normal(y))) if draw.option(0.3) else None,
     }
 
 
 def conv2d_dgrad(draw: Draw, g: Conv) -> Arguments:
     """Gradient of the input, with or without the ReLU below and its bias gradient."""
-    op, y, scale, lie = _conv(draw, g)
-    masked = draw.chance(0.5)
+    op, y, scale, lie, beside = _conv(draw, g)
+    masked = draw.option(0.5)
     return {
         "dy": lie(draw.normal(y)),
         "w": draw.normal(g.w, scale),
-        "out": lie(draw.out(g.x)),
+        "out": beside(draw.out(g.x)),
         "op": op,
-        "mask": lie(draw.maybe_nan(np.maximum(draw.normal(g.x), 0))) if masked else None,
-        "db": draw.out(g.x[3:], draw.sums) if draw.chance(0.5) else None,
+        "mask": beside(draw.maybe_nan(np.maximum(draw.normal(g.x), 0))) if masked else None,
+        "db": draw.out(g.x[3:], draw.sums) if draw.option(0.5) else None,
     }
 
 
 def conv2d_wgrad(draw: Draw, g: Conv) -> Arguments:
     """Gradient of the filters."""
-    op, y, _, lie = _conv(draw, g)
+    op, y, _, lie, _ = _conv(draw, g)
     x, dy = lie(draw.normal(g.x)), lie(draw.normal(y))
     return {"x": x, "dy": dy, "out": draw.out(g.w, draw.sums), "op": op}
 
 
 def conv2d_relu_pool(draw: Draw, g: Conv) -> Arguments | None:
     """The fused block, half of the time on whole numbers: exact sums, many ties."""
-    op, y, scale, lie = _conv(draw, g)
+    op, y, scale, lie, beside = _conv(draw, g)
     if min(y[1:3]) < 2:
         return None
     pooled, whole = HALVING.output_shape(y), draw.chance(0.5)
@@ -84,8 +85,8 @@ def conv2d_relu_pool(draw: Draw, g: Conv) -> Arguments | None:
         "x": lie(x),
         "w": draw.whole(g.w) if whole else draw.normal(g.w, scale),
         "b": None if whole else draw.maybe_nan(draw.vector(g.w[0])),
-        "out": lie(draw.out(pooled)),
-        "code": draw.out(pooled, "int8") if whole or draw.chance(0.7) else None,
+        "out": beside(draw.out(pooled)),
+        "code": draw.out(pooled, "int8") if whole or draw.option(0.7) else None,
         "op": op,
         "pool": HALVING,
     }
@@ -93,16 +94,16 @@ def conv2d_relu_pool(draw: Draw, g: Conv) -> Arguments | None:
 
 def conv2d_relu_pool_backward(draw: Draw, g: Conv) -> Arguments | None:
     """The way back through the pool and the ReLU by the codes."""
-    _, y, _, lie = _conv(draw, g)
+    _, y, _, lie, beside = _conv(draw, g)
     if min(y[1:3]) < 2:
         return None
     pooled = HALVING.output_shape(y)
     return {
         "dy": lie(draw.maybe_nan(draw.normal(pooled))),
         "code": draw.rng.integers(0, spec.DEAD + 1, pooled).astype(np.int8),
-        "out": lie(draw.out(y)),
+        "out": beside(draw.out(y)),
         "pool": HALVING,
-        "db": draw.out(y[3:], draw.sums) if draw.chance(0.5) else None,
+        "db": draw.out(y[3:], draw.sums) if draw.option(0.5) else None,
     }
 
 
@@ -155,24 +156,26 @@ def global_avg_pool2d_backward(draw: Draw, g: Map) -> Arguments:
 
 def dense(draw: Draw, g: Dense) -> Arguments:
     """Forward, with or without bias and ReLU; some NaN, which must survive it."""
+    draw.everything = g.aim != Aim()
     return {
         "x": draw.maybe_nan(draw.normal((g.n, g.c))),
         "w": draw.normal((g.k, g.c), 1 / math.sqrt(g.c)),
-        "b": draw.maybe_nan(draw.vector(g.k)) if draw.chance(0.7) else None,
+        "b": draw.maybe_nan(draw.vector(g.k)) if draw.option(0.7) else None,
         "out": draw.out((g.n, g.k)),
-        "relu": draw.chance(0.5),
+        "relu": draw.option(0.5),
     }
 
 
 def dense_dgrad(draw: Draw, g: Dense) -> Arguments:
     """Gradient of the input, with or without the ReLU below and its bias gradient."""
+    draw.everything = g.aim != Aim()
     mask = draw.maybe_nan(np.maximum(draw.normal((g.n, g.c)), 0))
     return {
         "dy": draw.normal((g.n, g.k)),
         "w": draw.normal((g.k, g.c), 1 / math.sqrt(g.k)),
         "out": draw.out((g.n, g.c)),
-        "mask": mask if draw.chance(0.5) else None,
-        "db": draw.out((g.c,), draw.sums) if draw.chance(0.5) else None,
+        "mask": mask if draw.option(0.5) else None,
+        "db": draw.out((g.c,), draw.sums) if draw.option(0.5) else None,
     }
 
 
@@ -184,5 +187,5 @@ def dense_wgrad(draw: Draw, g: Dense) -> Arguments:
 
 def bias_grad(draw: Draw, g: Map) -> Arguments:
     """Column sums of a batch of maps, or of vectors."""
-    shape = g.x if draw.chance(0.7) else (g.x[0], g.x[3])
+    shape = g.x if g.aim != Aim() or draw.chance(0.7) else (g.x[0], g.x[3])
     return {"dy": draw.maybe_nan(draw.normal(shape)), "out": draw.out(shape[-1:], draw.sums)}

@@ -218,4 +218,5 @@ def adamw_update(draw: Draw, g: Map) -> Arguments:
     """One AdamW step from a state that an earlier step could have left."""
     made, count = _arena(draw, g), math.prod(g.x)
     moments = {"m": draw.vector(count), "v": np.square(draw.vector(count))}
-    return {**made, **moments, "step": np.array([draw.pick(2, 10, 1000)]), "op": AdamW()}
+    op = draw.pick(AdamW(), AdamW(beta1=0.0, beta2=0.0))  # of 0 the logarithm is none
+    return {**made, **moments, "step": np.array([draw.pick(2, 10, 1000)]), "op": op}

@@ -13,6 +13,7 @@ from ...kernels.spec import Conv2d, accumulator
 from .judge import blank
 
 Shape = tuple[int, ...]
+Lie = Callable[[np.ndarray], np.ndarray]
 SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0)
 PRECISIONS = ("tf32x3", "tf32")  # of float32 products
 
@@ -26,10 +27,15 @@ class Draw:
         self.precision: Any = kind if kind in PRECISIONS else "ieee"
         self.dtype = "float32" if kind in PRECISIONS else kind
         self.sums = accumulator(self.dtype)
+        self.everything = False  # that a call can ask for is asked for
 
     def chance(self, probability: float) -> bool:
         """True with this probability."""
         return bool(self.rng.random() < probability)
+
+    def option(self, probability: float) -> bool:
+        """Whether a call asks for something that it can do without."""
+        return self.chance(probability) or self.everything
 
     def pick(self, *choices: Any) -> Any:
         """One of the choices."""
@@ -67,13 +73,14 @@ class Draw:
         """An output of the storage type, or of `dtype`."""
         return blank(tuple(shape), dtype or self.dtype)
 
-    def layout(self, op: Conv2d) -> Callable[[np.ndarray], np.ndarray]:
-        """How the images of one convolution lie: one case of four has borders of zeros around them.
+    def layout(self, op: Conv2d, border: str = "") -> tuple[Lie, Lie]:
+        """How the images of one convolution lie: those that are read, and those beside them.
 
-        They are as wide as the padding or wider.
+        One case of four has borders of zeros around them, as wide as the padding or wider; `border`
+        "all" or "read" has them always, "read" around the first ones alone.
         """
-        if not self.chance(1 / 4):
-            return self.maybe_pitched
+        if not (border or self.chance(1 / 4)):
+            return self.maybe_pitched, self.maybe_pitched
         more = self.pick((0, 0), (0, 0), (1, 2))
         rows, columns = max(op.padding[:2]) + more[0], max(op.padding[2:]) + more[1]
 
@@ -83,7 +90,7 @@ class Draw:
             whole[:, :h, :w] = array
             return whole[:, :h, :w]
 
-        return bordered
+        return bordered, self.maybe_pitched if border == "read" else bordered
 
     def maybe_pitched(self, array: np.ndarray) -> np.ndarray:
         """The array, in one case of three as channels of a wider one."""

@@ -19,12 +19,29 @@ _PLAIN = Conv2d()
 
 
 @dataclass(frozen=True)
+class Aim:
+    """The way of a kernel that a geometry is there for, where others take it by chance or never.
+
+    `functions` are those that have it, `kinds` the types and precisions that take it; () is all.
+    `border` says which images have a border of zeros: "all", or "read" for x and dy alone; "" is
+    chance. `processors`: where there is no GPU, sums are split as for one of so many. An aimed call
+    asks for all that it can: bias, ReLU, residual, mask and bias gradient.
+    """
+
+    functions: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    border: str = ""
+    processors: int = 1
+
+
+@dataclass(frozen=True)
 class Conv:
     """x (N, H, W, C), w (K, R, S, C / groups), and the parameters."""
 
     x: Shape
     w: Shape
     op: Conv2d = _PLAIN
+    aim: Aim = Aim()
 
     @property
     def cost(self) -> float:
@@ -61,6 +78,7 @@ class Dense:
     n: int
     c: int
     k: int
+    aim: Aim = Aim()
 
     @property
     def cost(self) -> float:
@@ -73,6 +91,7 @@ class Map:
     """x (N, H, W, C)."""
 
     x: Shape
+    aim: Aim = Aim()
 
     @property
     def cost(self) -> float:
@@ -95,6 +114,12 @@ class Classes:
 
 Geometry = Conv | Pool | Dense | Map | Classes
 _SAME = (1, 1, 1, 1)
+_SHORT = ("float16", "bfloat16")
+_MMA = (*_SHORT, "tf32x3", "tf32")  # what tensor cores take
+_MANY = 16  # processors
+_WGRAD = ("conv2d_wgrad",)
+_BORDERED = ("conv2d", "conv2d_dgrad", "conv2d_wgrad")
+_PADDED = Conv2d(padding=_SAME)
 _CONV = {
     "primes": Conv((2, 13, 11, 7), (5, 3, 3, 7)),
     "one pixel": Conv((1, 1, 1, 1), (1, 1, 1, 1)),
@@ -108,12 +133,44 @@ _CONV = {
     "stride past the filter": Conv((1, 13, 9, 4), (4, 2, 1, 4), Conv2d((4, 3))),
     "padding 0123": Conv((2, 6, 5, 3), (4, 3, 3, 3), Conv2d(padding=(0, 1, 2, 3))),
     "edge": Conv((2, 6, 5, 3), (4, 3, 3, 3), Conv2d((1, 1), _SAME, "edge")),
+    "edge, 17 channels": Conv((1, 5, 4, 17), (18, 3, 3, 17), Conv2d((1, 1), _SAME, "edge")),
     "edge, uneven": Conv((1, 5, 6, 3), (4, 4, 2, 3), Conv2d((2, 1), (3, 0, 1, 2), "edge", (1, 2))),
     "dilated, stride 2": Conv((1, 12, 15, 3), (5, 2, 3, 3), Conv2d((2, 2), dilation=(3, 2))),
     "groups": Conv((2, 6, 7, 24), (16, 3, 3, 6), Conv2d(padding=_SAME, groups=4)),
     "depthwise": Conv((2, 9, 8, 11), (11, 3, 3, 1), Conv2d(padding=_SAME, groups=11)),
-    "131 filters": Conv((1, 5, 5, 3), (131, 3, 3, 3)),
-    "261 channels": Conv((1, 4, 4, 261), (3, 3, 3, 261)),
+    "36 taps": Conv((1, 5, 6, 16), (16, 6, 6, 16), Conv2d(padding=(2, 3, 3, 2))),
+    "depthwise, twice, edge": Conv(
+        (2, 6, 5, 5), (10, 3, 2, 1), Conv2d((2, 1), (1, 0, 1, 2), "edge", (1, 2), 5)
+    ),
+    "131 filters": Conv((1, 5, 5, 3), (131, 3, 3, 3), aim=Aim(processors=_MANY)),
+    "131 filters, stride 2, edge": Conv(
+        (1, 5, 4, 3),
+        (131, 5, 3, 3),
+        Conv2d((2, 1), (2, 2, 1, 1), "edge"),
+        Aim(("conv2d_dgrad",), _MMA, "", _MANY),
+    ),
+    "261 channels": Conv((1, 4, 4, 261), (3, 3, 3, 261), aim=Aim(processors=_MANY)),
+    "many taps, groups": Conv(
+        (1, 6, 5, 34),
+        (36, 4, 4, 17),
+        Conv2d(groups=2),
+        Aim(("conv2d", "conv2d_dgrad"), _MMA, "", _MANY),
+    ),
+    "many pixels": Conv((1, 41, 39, 17), (24, 1, 1, 17), aim=Aim(_WGRAD, (), "", _MANY)),
+    "many pixels, few channels": Conv(
+        (3, 33, 33, 3), (5, 1, 1, 3), aim=Aim(_WGRAD, _SHORT, "", _MANY)
+    ),
+    "many pixels, depthwise": Conv(
+        (1, 33, 32, 35), (35, 1, 1, 1), Conv2d(groups=35), Aim(_WGRAD, (), "", _MANY)
+    ),
+    "many pixels, bordered": Conv(
+        (1, 41, 39, 16), (16, 1, 1, 16), aim=Aim(_WGRAD, _MMA, "all", _MANY)
+    ),
+    "many tiles": Conv((3, 90, 91, 16), (72, 1, 1, 16)),
+    "bordered": Conv((2, 8, 7, 16), (32, 3, 3, 16), _PADDED, Aim(_BORDERED, _MMA, "all")),
+    "bordered where read": Conv(
+        (2, 7, 8, 32), (16, 3, 3, 32), _PADDED, Aim(_BORDERED, _MMA, "read")
+    ),
     "empty batch": Conv((0, 6, 6, 3), (4, 3, 3, 3), Conv2d(padding=_SAME)),
 }
 _POOL = {
@@ -138,7 +195,9 @@ _DENSE = {
     "one output": Dense(5, 33, 1),
     "eights": Dense(8, 64, 16),
     "past a tile": Dense(131, 37, 35),
-    "long sum": Dense(2, 1031, 3),
+    "long sum": Dense(2, 1031, 3, Aim(("dense",))),
+    "many outputs": Dense(3, 5, 1031, Aim(("dense_dgrad",))),
+    "many images": Dense(1031, 5, 3, Aim(("dense_wgrad",))),
     "empty batch": Dense(0, 5, 4),
 }
 _MAP = {
@@ -150,6 +209,7 @@ _MAP = {
     "131 channels": Map((2, 1, 2, 131)),
     "past a block": Map((1, 3, 11, 67)),
     "many pixels": Map((2, 23, 24, 5)),
+    "4160 pixels": Map((1, 65, 64, 64), Aim(("bias_grad",))),
     "empty batch": Map((0, 4, 4, 3)),
 }
 _CLASSES = {
@@ -178,6 +238,11 @@ NASTY: dict[str, dict[str, Geometry]] = {
     "map": dict(_MAP),
     "classes": dict(_CLASSES),
 }
+
+
+def aim(geometry: Geometry) -> Aim:
+    """What a geometry is there for."""
+    return geometry.aim if isinstance(geometry, Conv | Dense | Map) else Aim()
 
 
 def _cut(layer: Layer, batch: int, pixels: int) -> tuple[int, ...]:
@@ -215,6 +280,7 @@ def real(kind: str, batch: int, pixels: int) -> dict[str, Geometry]:
             "vgg16 4096 → 1000": Dense(4, 4096, 1000),
             "alexnet 9216 → 4096": Dense(2, 9216, 4096),
             "resnet50 2048 → 1000": Dense(16, 2048, 1000),
+            "vgg16 4096 → 1000, 256 images": Dense(256, 4096, 1000),
         }
     if kind == "classes":
         found = {"ten classes": Classes(64, 10), "ImageNet": Classes(64, 1000)}

@@ -98,10 +98,29 @@ def geometries(function: str, suite: Suite, seed: int) -> list[tuple[str, shapes
         (shapes.NASTY[kind], suite.nasty),
         (shapes.real(kind, batch, suite.pixels), suite.real),
     ):
-        fitting = [item for item in made.items() if item[1].cost <= suite.cost]
+        fitting = [
+            (name, geometry) for name, geometry in made.items()
+            if geometry.cost <= suite.cost
+            and function in (shapes.aim(geometry).functions or (function,))
+        ]  # fmt: skip
         order = range(len(fitting)) if count is None else rng.permutation(len(fitting))[:count]
         found += [fitting[i] for i in order]
     return found
+
+
+def calls(
+    function: str, suite: Suite, seed: int, device: str
+) -> Iterator[tuple[str, shapes.Geometry, tuple[str, ...]]]:
+    """(label, geometry, types) of every call of a function on a kind of device.
+
+    The types and precisions that are fit for it come in another order with each call and seed.
+    """
+    all_kinds = kinds_of(function, device)
+    for number, (label, geometry) in enumerate(geometries(function, suite, seed)):
+        wanted = shapes.aim(geometry).kinds
+        kinds = tuple(kind for kind in all_kinds if kind in wanted) or all_kinds
+        first = (number + seed) % len(kinds)
+        yield label, geometry, (*kinds[first:], *kinds[:first])
 
 
 def run(
@@ -120,21 +139,21 @@ def run(
         if function not in BUILDERS:
             yield _no_call(function, "failed", "-", "verify knows no call of it")
             continue
-        kinds = kinds_of(function, device.name)
-        for number, (label, geometry) in enumerate(geometries(function, suite, seed)):
+        for label, geometry, kinds in calls(function, suite, seed, device.name):
             if until() <= 0:
                 yield _no_call(function, "not reached", label, "the time is over")
                 break
-            first = (number + seed) % len(kinds)
-            turned = (*kinds[first:], *kinds[:first])
-            yield from _judge(device, function, label, geometry, turned, seed, suite.every_kind)
+            yield from _judge(device, function, label, geometry, kinds, seed, suite.every_kind)
 
 
 def _judge(
     device: Device, function: str, label: str, geometry: shapes.Geometry, kinds: Sequence[str],
     seed: int, every_kind: bool,
 ) -> Iterator[Row]:  # fmt: skip
-    """Each backend in the first type that it takes, or in every type."""
+    """Each backend in the first type that it takes, or in every type.
+
+    Where there is no GPU, it chooses as for one of the size that the geometry is aimed at.
+    """
     done: set[str] = set()
     for kind in kinds:
         waiting = [name for name in device.backends if name not in done]
@@ -145,8 +164,9 @@ def _judge(
             return
         question = Question(function, arguments)
         for name in waiting:
-            begun = time.perf_counter()
-            verdict = question.judge(registry.load(name), device=device)
+            begun, backend = time.perf_counter(), registry.load(name)
+            with backend.pretended(shapes.aim(geometry).processors):
+                verdict = question.judge(backend, device=device)
             if verdict.state != "not taken" and not every_kind:
                 done.add(name)
             took = time.perf_counter() - begun

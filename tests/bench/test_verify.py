@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import subprocess
 import sys
@@ -172,7 +173,8 @@ def stop(a):
 )
 def test_judge__finds_a_nan_that_is_lost(function, damage):
     states = {"right": set(), "wrong": set()}
-    for number, geometry in enumerate(4 * [*shapes.NASTY[shapes.family(function)].values()]):
+    made = [g for g in shapes.NASTY[shapes.family(function)].values() if g.cost < SMALL.cost]
+    for number, geometry in enumerate(4 * made):
         draw = Draw(number, "lost", "float32")
         if (given := calls.BUILDERS[function](draw, geometry)) is not None:
             for name, change in (("right", lambda a: None), ("wrong", damage)):
@@ -330,11 +332,124 @@ def test_run__a_function_without_a_call_fails(monkeypatch):
     assert (row["state"], row["told"]) == ("failed", "verify knows no call of it")
 
 
+WAYS = {  # (function, algorithm, whether its sums are split) that every quick run takes
+    "triton": {
+        *((name, "implicit-gemm", split) for name in suite.PRODUCTS[:3] for split in (0, 1)),
+        ("conv2d_relu_pool", "implicit-gemm", 0),
+        *((name, "halo", 0) for name in suite.PRODUCTS[:3]),
+        *((name, "depthwise", 0) for name in suite.PRODUCTS[:3]),
+        ("conv2d_wgrad", "halo", 1),
+        ("conv2d_wgrad", "depthwise", 1),
+    },
+    "cupy": {
+        *((name, kind, 0) for name in suite.PRODUCTS for kind in ("direct", "mma")),
+        *(("conv2d_wgrad", kind, 1) for kind in ("direct", "mma")),
+    },
+}
+BOTH = {
+    *((f"dense{of}", "tiled", split) for of in ("", "_dgrad", "_wgrad") for split in (0, 1)),
+    ("bias_grad", "split sums", 1),
+}  # fmt: skip
+
+
+def taken(backend, function, seed):
+    """The ways that a backend takes in a quick run without a GPU."""
+    for label, geometry, kinds in suite.calls(function, suite.INTERPRETED["quick"], seed, "gpu"):
+        for kind in kinds:
+            given = calls.BUILDERS[function](Draw(seed, f"{function}/{label}", kind), geometry)
+            if given is not None and backend.supports(function, given) is None:
+                with backend.pretended(shapes.aim(geometry).processors):
+                    config = backend.choose(function, given)
+                yield function, config.algorithm, int(dict(config.tile).get("splits", 1) > 1)
+                break
+
+
+@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("seed", [0, 3])
+def test_quick__takes_every_way_of_a_gpu_backend(name, seed):
+    if (reason := registry.missing(name)) is not None:
+        pytest.skip(f"backend {name}: {reason}")
+    backend = registry.load(name)
+    wanted = WAYS[name] | BOTH
+    if name == "triton":
+        wanted = wanted | {("reduce_sum", "splits", 1)}
+    found = {way for f in {f for f, _, _ in wanted} for way in taken(backend, f, seed)}
+    assert not wanted - found
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_pretended__splits_sums_as_a_larger_gpu_does(name):
+    if (reason := registry.missing(name)) is not None:
+        pytest.skip(f"backend {name}: {reason}")
+    backend, geometry = registry.load(name), shapes.NASTY["conv"]["many pixels"]
+    given = calls.BUILDERS["conv2d_wgrad"](Draw(0, "a test", "bfloat16"), geometry)
+
+    def splits():
+        return backend.choose("conv2d_wgrad", given)["splits"]
+
+    alone = splits()
+    with pytest.raises(InputError), backend.pretended(shapes.aim(geometry).processors):
+        assert splits() > alone
+        raise InputError("as where a call fails")
+    assert splits() == alone
+
+
+@pytest.mark.parametrize(
+    ("function", "label", "module", "name"),
+    [
+        ("conv2d", "261 channels", "conv_forward", "finish"),
+        ("conv2d_dgrad", "131 filters", "conv_dgrad", "finish"),
+        ("conv2d_wgrad", "many pixels, bordered", "conv_halo_wgrad", "add_in_order"),
+        ("conv2d_wgrad", "many pixels, depthwise", "conv_wgrad", "add_in_order"),
+    ],
+)
+def test_run__finds_a_part_of_a_sum_that_is_left_out(function, label, module, name, monkeypatch):
+    if (reason := registry.missing("triton")) is not None:
+        pytest.skip(f"backend triton: {reason}")
+    backend, geometry = registry.load("triton"), shapes.NASTY["conv"][label]
+    module = importlib.import_module(f"cnnengine.kernels.triton.{module}")
+    right = getattr(module, name)
+
+    def wrong(parts, *given, **options):
+        if name == "finish":
+            return right(parts, given[0] - 1, *given[1:], **options)
+        return right(parts, given[0], given[1] - 1)
+
+    kind = (shapes.aim(geometry).kinds or ("float16",))[0]
+    given = calls.BUILDERS[function](Draw(1, "a test", kind), geometry)
+    question = judge.Question(function, given)
+    with backend.pretended(shapes.aim(geometry).processors):
+        assert question.judge(backend).ok
+        monkeypatch.setattr(module, name, wrong)
+        verdict = question.judge(backend)
+    assert verdict.state == "failed"
+    assert "out: relative RMS error" in verdict.told
+
+
+def test_aim__says_who_is_tried_and_in_which_types(monkeypatch):
+    aim = shapes.Aim(("conv2d",), ("tf32", "float16"))
+    made = {"aimed": shapes.Conv((1, 2, 2, 1), (1, 1, 1, 1), aim=aim)}
+    monkeypatch.setitem(shapes.NASTY, "conv", made)
+    quick = suite.SUITES["quick"]
+    tried = [next(suite.calls("conv2d", quick, seed, "cuda")) for seed in (0, 1)]
+    assert [kinds for _, _, kinds in tried] == [("float16", "tf32"), ("tf32", "float16")]
+    (first, *_) = suite.calls("conv2d", quick, 0, "cpu")
+    assert first[2] == ("float16",)
+    assert "aimed" not in [label for label, _, _ in suite.calls("conv2d_dgrad", quick, 0, "cuda")]
+    given = calls.BUILDERS["conv2d"](Draw(0, "a test", "tf32"), made["aimed"])
+    assert given["relu"]
+    assert given["b"] is not None
+    assert given["residual"] is not None
+
+
 def test_full__tries_every_type_and_every_layer():
     full = suite.get_suite("full", "cpu")
     labels = [label for label, _ in suite.geometries("conv2d", full, 1)]
     layers = sum(len(s.layers) for s in suite.shapes.SUITES.values())
-    assert len(labels) == len(shapes.NASTY["conv"]) + layers
+    nasty = [
+        n for n, g in shapes.NASTY["conv"].items() if "conv2d" in (g.aim.functions or "conv2d")
+    ]
+    assert len(labels) == len(nasty) + layers
     device = open_device("cpu", "numpy")
     every = suite.Suite("every", 2, 0, 5, 1e5, True)
     rows = list(suite.run(device, ["relu"], every, 1))
@@ -510,7 +625,7 @@ def test_verify__runs_the_gpu_kernels_in_the_interpreter(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "22 calls passed, 0 failed" in done.stderr
+    assert "23 calls passed, 0 failed" in done.stderr
     assert "triton" in done.stdout
 
 
