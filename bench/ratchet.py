@@ -29,7 +29,7 @@ Rows = Mapping[str, Mapping[str, Figures]]  # label â†’ architecture ("sm_90") â
 
 
 def mode(arguments: Sequence[str]) -> str:
-    """What a compile check is to do: "update", "missing", "quick" or, without an option, "" to compare.
+    """What a compile check is to do: "update", "missing", "quick" or, without an option, "".
 
     Raises: InputError for anything else.
     """
