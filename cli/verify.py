@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import options, output
+
+if TYPE_CHECKING:
+    from ..engine.device import Device
 
 FAILED = 1
 PATIENCE = 10.0  # seconds without a line of progress
@@ -20,7 +23,7 @@ TABLE = ("op", "case", "type", "backend", "tile", "rel. RMS", "allowed", "max ul
               help="cpu, cuda, cuda:N, auto (the CPU, until GPUs have been tried), or interpreter: "
               "GPU kernels without a GPU.")  # fmt: skip
 @click.option("--kernels", default="auto", show_default=True,
-              help="auto: every backend of the device; or one.")  # fmt: skip
+              help="auto: every backend of the device (interpreter: triton); or one.")  # fmt: skip
 @click.option("--ops", metavar="LIST",
               help="Functions or families, like conv2d,pool.  [default: all]")  # fmt: skip
 @click.option("--suite", default="quick", show_default=True,
@@ -40,22 +43,26 @@ def command(
 
     Fresh random inputs, layers of real networks and shapes that kernels like least; outputs full
     of NaN and guard elements around every array; two runs that must agree to the bit. Each op
-    shows the call that came nearest to its limit. Exit code 1 if any call fails.
+    shows the call that came nearest to its limit. Exit code 1 if any call fails, or none was made.
     """
     import secrets
     import time
 
-    from ..bench import machine
     from ..bench.verify import devices
     from ..bench.verify import suite as suites
+    from ..engine.errors import InputError
 
+    if minutes is not None and math.isnan(minutes):
+        raise InputError(f"--minutes {minutes}: must be a number of minutes")
     functions = suites.pick_functions(ops)
     opened = devices.open_for_verify(device, kernels)
     chosen = suites.get_suite(suite, opened.name)
     seed = secrets.randbits(32) if seed is None else seed
     for told in (*filter(None, [opened.warning]), *opened.declined):
         output.warn(told)
-    output.note(f"verify: {opened.name}, kernels {', '.join(opened.backends)}, suite {suite}, "
+    described = _machine(opened)
+    place = f"{opened.name} ({described['gpu']['name']})" if "gpu" in described else opened.name
+    output.note(f"verify: {place}, kernels {', '.join(opened.backends)}, suite {suite}, "
                 f"--seed {seed} repeats it")  # fmt: skip
     rows: list[suites.Row] = []
     told_at = time.monotonic()
@@ -70,15 +77,41 @@ def command(
     counts = suites.summary(rows)
     if as_json:
         output.print_json({
-            "device": opened.name, "backends": list(opened.backends), "suite": suite, "seed": seed,
-            "machine": machine.describe(), "versions": machine.versions(),
+            **_certificate(opened, described), "suite": suite, "ops": functions, "seed": seed,
             "counts": counts, "rows": rows,
         })  # fmt: skip
     else:
         _print(rows, every)
         output.note(_told(counts, seed))
+    if counts["failed"]:
+        wrong = dict.fromkeys(row["function"] for row in rows if row["state"] == "failed")
+        output.note(f"--ops {','.join(wrong)} --seed {seed} repeats what failed")
     if counts["failed"] or not counts["passed"]:
         ctx.exit(FAILED)
+
+
+def _machine(device: Device) -> dict[str, Any]:
+    """What this runs on, the GPU included where it is one."""
+    from ..bench import machine
+
+    told = machine.describe()
+    if device.name.startswith("cuda"):
+        with device.session():
+            told["gpu"] = machine.describe_gpu(device)
+    return told
+
+
+def _certificate(device: Device, described: dict[str, Any]) -> dict[str, Any]:
+    """When, where and with what the calls were made."""
+    import datetime
+
+    from ..bench import machine
+
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {
+        "created": now, "device": device.name, "backends": list(device.backends),
+        "machine": described, "versions": machine.versions(),
+    }  # fmt: skip
 
 
 def _case(row: dict[str, Any]) -> str:
@@ -90,13 +123,14 @@ def _tile(row: dict[str, Any]) -> str:
     return f"{row['algorithm'] or '-'} {tile}".strip()
 
 
-def _line(row: dict[str, Any], calls: int) -> tuple[str, ...]:
+def _line(row: dict[str, Any], calls: int, failed: int) -> tuple[str, ...]:
     figures = [
         "-" if row[name] is None else f"{row[name]:{form}}"
         for name, form in (("rms", ".1e"), ("allowed", ".1e"), ("ulps", ".2f"))
     ]
-    verdict = row["state"] if calls == 1 else f"{row['state']} ({calls})"
-    verdict = verdict.replace("failed", "FAILED")
+    verdict = "FAILED" if failed else row["state"]
+    if calls > 1:
+        verdict += f" {failed} of {calls}" if failed else f" ({calls})"
     return (
         row["function"], row["case"], row["kind"], row["backend"], _tile(row), *figures, verdict,
     )  # fmt: skip
@@ -105,10 +139,13 @@ def _line(row: dict[str, Any], calls: int) -> tuple[str, ...]:
 def _print(rows: Sequence[dict[str, Any]], every: bool) -> None:
     from ..bench.verify import suite as suites
 
-    taken = [(row, 1) for row in rows if row["state"] in ("passed", "failed")]
+    taken = [
+        (row, 1, int(row["state"] == "failed"))
+        for row in rows
+        if row["state"] in ("passed", "failed")
+    ]
     lines = taken if every else suites.worst_rows(rows)
-    left = TABLE[:5]
-    output.print_table(TABLE, [_line(row, calls) for row, calls in lines], left=left)
+    output.print_table(TABLE, [_line(*line) for line in lines], left=TABLE[:5])
     for backend, reason, functions, calls in suites.refusals(rows):
         listed = ", ".join(functions)
         if backend == "-":
@@ -123,8 +160,10 @@ def _calls(count: int) -> str:
 
 def _told(counts: dict[str, int], seed: int) -> str:
     told = f"{_calls(counts['passed'])} passed, {counts['failed']} failed"
-    for state in ("not taken", "not reached"):
-        told += f", {counts[state]} {state}" if counts[state] else ""
+    if counts["not taken"]:
+        told += f", {counts['not taken']} not taken"
+    if count := counts["not reached"]:
+        told += f", {count} function{'' if count == 1 else 's'} not reached or not to the end"
     if not counts["passed"]:
         told += "; nothing was verified"
     return f"{told} (--seed {seed})"

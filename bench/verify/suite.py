@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...engine.device import Device
-from ...engine.errors import unknown_name
+from ...engine.errors import InputError, unknown_name
 from ...kernels import registry, spec
 from . import shapes
 from .calls import BUILDERS
@@ -69,7 +69,9 @@ def pick_functions(wanted: str | None) -> tuple[str, ...]:
         return tuple(spec.CONTRACTS)
     modules = {f.module for f in spec.CONTRACTS.values()}  # type: ignore[attr-defined]
     picked: list[str] = []
-    for word in wanted.split(","):
+    for word in map(str.strip, wanted.split(",")):
+        if not word:
+            raise InputError(f"--ops {wanted!r}: a name is missing; write them like conv2d,pool")
         if word in spec.CONTRACTS:
             picked.append(word)
         elif word in modules:
@@ -206,17 +208,20 @@ def used(row: Row) -> float:
     return row["rms"] / row["allowed"] if row["allowed"] else float(row["rms"] > 0)
 
 
-def worst_rows(rows: Iterable[Row]) -> list[tuple[Row, int]]:
+def worst_rows(rows: Iterable[Row]) -> list[tuple[Row, int, int]]:
     """One row for each function and backend: a failed one, else the nearest to its limit.
 
-    With it stands how many calls it speaks for. Calls that were not taken are not among them.
+    With it stand how many calls it speaks for and how many of them failed. Calls that were not
+    taken are not among them.
     """
     key: Callable[[Row], tuple[str, str]] = lambda r: (r["function"], r["backend"])  # noqa: E731
     taken = sorted((r for r in rows if r["state"] in ("passed", "failed")), key=key)
     found = []
     for _, group in itertools.groupby(taken, key):
         members = list(group)
-        found.append((max(members, key=lambda r: (r["state"] == "failed", used(r))), len(members)))
+        worst = max(members, key=lambda r: (r["state"] == "failed", used(r)))
+        failed = sum(row["state"] == "failed" for row in members)
+        found.append((worst, len(members), failed))
     return found
 
 

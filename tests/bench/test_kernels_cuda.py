@@ -32,6 +32,7 @@ from cnnengine.bench import (
 )
 from cnnengine.bench.suites import SUITES, layer
 from cnnengine.bench.verify import judge, suite
+from cnnengine.cli import verify
 from cnnengine.engine import device as devices
 from cnnengine.engine import nvml
 from cnnengine.engine.device import open_device
@@ -190,6 +191,15 @@ def test_verify__judges_in_the_devices_memory(simulated, function):
     rows = list(suite.run(device, [function], suite.Suite("small", 4, 0, 5, 1e5, False), 3))
     assert {(row["state"], row["backend"]) for row in rows} == {("passed", "simulated")}
     assert simulated.allocations
+
+
+def test_verify__names_the_gpu(simulated, capsys):
+    """Who keeps a certificate must see of which GPU it is."""
+    arguments = ["--device", "cuda", "--ops", "relu", "--json"]
+    assert verify.command.main(arguments, standalone_mode=False) is None
+    written = capsys.readouterr()
+    assert json.loads(written.out)["machine"]["gpu"]["name"] == "Simulated GPU"
+    assert "verify: cuda:0 (Simulated GPU), kernels simulated" in written.err
 
 
 def test_verify__finds_damage_in_the_devices_memory(simulated, monkeypatch):

@@ -527,7 +527,7 @@ def small(monkeypatch):
 
 
 def test_verify__prints_the_worst_call_of_every_op(verify, small):
-    ops = ("--ops", "loss,relu", "--seed", "3", "--kernels", "numpy")
+    ops = ("--ops", "loss, relu", "--seed", "3", "--kernels", "numpy")
     code, out, err = verify("--device", "cpu", *ops)
     assert code == 0
     first = [line.split()[0] for line in out.splitlines()[2:]]
@@ -551,6 +551,8 @@ def test_verify__json_holds_all_rows(verify, small):
     assert told["counts"] == {"passed": 3, "failed": 0, "not taken": 0, "not reached": 0}
     assert len(told["rows"]) == 3
     assert told["machine"]["cpu"]
+    assert told["ops"] == ["dense", "dense_dgrad", "dense_wgrad", "bias_grad"][: len(told["ops"])]
+    assert told["created"].endswith("+00:00")
     assert told["rows"][0]["shapes"]["x"]
     assert {"rms", "ulps", "allowed", "tile", "seconds"} <= set(told["rows"][0])
 
@@ -568,7 +570,8 @@ def test_verify__stops_in_time_and_tells_what_it_left(verify, small):
     code, _, err = verify("--device", "cpu", "--ops", "relu,add", "--minutes", "1e-9")
     assert code == 1
     assert "not reached, the time is over: relu, add" in err
-    assert "0 calls passed, 0 failed, 2 not reached; nothing was verified" in err
+    told = "0 calls passed, 0 failed, 2 functions not reached or not to the end"
+    assert f"{told}; nothing was verified" in err
 
 
 def test_verify__a_wrong_kernel_ends_with_one(verify, small, monkeypatch):
@@ -583,14 +586,17 @@ def test_verify__a_wrong_kernel_ends_with_one(verify, small, monkeypatch):
     )
     assert code == 1
     assert "FAILED relu [" in err
-    assert "FAILED (4)" in next(line for line in out.splitlines() if line.startswith("relu"))
+    assert "FAILED 4 of 4" in next(line for line in out.splitlines() if line.startswith("relu"))
     assert "4 calls passed, 4 failed" in err
+    assert err.splitlines()[-1] == "--ops relu --seed 2 repeats what failed"
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (("--ops", "conv2"), "unknown op 'conv2' (did you mean conv2d"),
+        (("--ops", "conv2d,,pool"), "--ops 'conv2d,,pool': a name is missing"),
+        (("--minutes", "nan"), "--minutes nan: must be a number of minutes"),
         (("--suite", "quik"), "unknown suite 'quik' (did you mean quick?)"),
         (("--device", "gpu"), "unknown device 'gpu'"),
         (("--kernels", "numpi"), "unknown kernels 'numpi' (did you mean numpy?)"),
