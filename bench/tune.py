@@ -27,6 +27,7 @@ from . import tile_tables
 from .tune_tasks import PASSES as PASSES
 from .tune_tasks import Shape, Task
 from .tune_tasks import layer_tasks as layer_tasks
+from .tune_tasks import network_steps as network_steps
 from .tune_tasks import network_tasks as network_tasks
 from .verify.judge import Question
 

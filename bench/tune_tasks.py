@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..engine.errors import unknown_name
+from ..engine.ir import Graph
 from ..engine.models import get_model
 from ..engine.network import Description
 from ..engine.passes.autodiff import autodiff
 from ..engine.passes.fuse import fuse
-from ..engine.passes.layout import LEAST_WIDTH
+from ..engine.passes.layout import LEAST_WIDTH, layout
 from ..engine.precision import PRECISIONS
-from ..kernels import tiling
+from ..kernels import registry, tiling
 from . import compile_cases
 from .suites import Layer
 
@@ -99,25 +100,47 @@ def border_of(layer: Layer) -> tuple[int, int]:
     return max(top, bottom), max(left, right)
 
 
-def network_tasks(arch: str, batch: int, types: Sequence[str]) -> Iterator[Task]:
-    """The calls of a network's training step that have tiles, each once. Raises: InputError."""
+@dataclass(frozen=True)
+class Step:
+    """A network's training step in one type, before any backend was asked."""
+
+    name: str  # of the type
+    graph: Graph
+
+
+def network_steps(arch: str, batch: int, types: Sequence[str]) -> list[Step]:
+    """The training step of a network in each of some types. Raises: InputError."""
     model = get_model(arch)
     flat = (0.0,) * model.input_shape[2]
     classes = tuple(map(str, range(model.classes)))
     description = Description(arch, model.input_shape, classes, flat, flat)
-    seen: set[str] = set()
+    steps = []
     for name in types:
         dtype, products = _type(name)
         precision = next(p for p, kind in PRECISIONS.items() if kind == dtype)
-        graph = replace(description, precision=precision).graph(
-            batch, training=True, products=products
-        )
-        for node in fuse(autodiff(graph)).nodes:
+        described = replace(description, precision=precision)
+        graph = described.graph(batch, training=True, products=products)
+        steps.append(Step(name, fuse(autodiff(graph))))
+    return steps
+
+
+def network_tasks(steps: Sequence[Step], backends: Sequence[str]) -> Iterator[Task]:
+    """The calls of training steps that have tiles, each once.
+
+    Images have the borders that the layout pass gives them for these backends on this GPU.
+    """
+    gains = any(registry.load(name).borders for name in backends)
+    seen: set[str] = set()
+    for step in steps:
+        graph = layout(step.graph, backends) if gains else step.graph
+        for node in graph.nodes:
             told = {n: v for n, v in node.arguments.items() if n not in ("config", "workspace")}
             shapes = {n: _shape_of(v) for n, v in told.items()}
             if node.op in tiling.FUNCTIONS and (key := f"{node.op} {shapes}") not in seen:
                 seen.add(key)
-                yield Task(f"{node.name} {name}: {node.op}", node.op, shapes)
+                bordered = any(isinstance(s, Shape) and any(s.border) for s in shapes.values())
+                where = " in a border" if bordered else ""
+                yield Task(f"{node.name} {step.name}{where}: {node.op}", node.op, shapes)
 
 
 def _type(name: str) -> tuple[str, str]:
@@ -127,4 +150,6 @@ def _type(name: str) -> tuple[str, str]:
 
 
 def _shape_of(value: Any) -> Any:
-    return Shape(str(value.dtype), tuple(value.shape)) if hasattr(value, "shape") else value
+    if not hasattr(value, "shape"):
+        return value
+    return Shape(str(value.dtype), tuple(value.shape), value.border)

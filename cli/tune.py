@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from . import options, output
 
 if TYPE_CHECKING:
     from ..bench.tune import Row, Task
+    from ..engine.device import Device
 
 FAILED = 1
 TABLE = ("call", "state", "tile", "µs", "rule's µs", "gain", "timed")
@@ -51,11 +53,14 @@ def command(
     from ..bench import tile_tables, tune
     from ..engine.device import open_device
 
-    tasks = _tasks(suite, arch, layers, passes, types, batch)
+    if math.isnan(minutes):
+        raise InputError(f"--minutes {minutes}: must be a number of minutes")
+    asked = _asked(suite, arch, layers, passes, types, batch)
     opened = open_device(device, instead="; tiles are measured on a GPU only")
     if not opened.name.startswith("cuda"):
         raise InputError(f"--device {device}: tiles are those of a GPU; use --device cuda")
     bench = tune.on_cuda(opened)
+    tasks = asked(opened)
     if told := tile_tables.clear_damaged(tile_tables.user_file(bench.machine)):
         output.warn(told)
     output.note(f"tune: {bench.machine.device}, {bench.machine.compiler}, {len(tasks)} calls; "
@@ -81,23 +86,24 @@ def command(
         ctx.exit(FAILED)
 
 
-def _tasks(
+def _asked(
     suite: str, arch: str | None, layers: str | None, passes: str | None, types: str, batch: int
-) -> Sequence[Task]:
-    """The calls that were asked for. Raises: InputError."""
+) -> Callable[[Device], Sequence[Task]]:
+    """The calls that were asked for, once there is a device to ask. Raises: InputError."""
     from ..bench import suites, tune
 
     if arch is not None:
         for name, value in (("--layers", layers), ("--passes", passes)):
             if value is not None:
                 raise InputError(f"{name} {value}: not with --arch, whose step is tuned whole")
-        return list(tune.network_tasks(arch, batch, types.split(",")))
+        steps = tune.network_steps(arch, batch, types.split(","))
+        return lambda device: list(tune.network_tasks(steps, device.backends))
     picked = suites.pick_layers(suites.get_suite(suite), layers)
     names = passes.split(",") if passes else tuple(tune.PASSES)
     tasks = list(tune.layer_tasks(picked, names, types.split(","), batch))
     if not tasks:
         raise InputError(f"--passes {passes}: no layer of --suite {suite} has such a pass")
-    return tasks
+    return lambda device: tasks
 
 
 def _gain(row: Row) -> str:

@@ -17,9 +17,11 @@ if (REASON := registry.missing("triton")) is not None:
 from cnnengine.bench import machine, tile_tables, tune, tune_tasks
 from cnnengine.bench.suites import HALVING, layer
 from cnnengine.bench.verify import judge
-from cnnengine.engine import hardware
+from cnnengine.engine import compile, hardware
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
+from cnnengine.engine.models import get_model
+from cnnengine.engine.network import Description
 from cnnengine.kernels.triton import conv, tiles
 
 H100 = Machine(90, "NVIDIA H100", "triton 3.9")
@@ -250,7 +252,8 @@ def test_candidates__begin_with_the_rule_and_are_possible(bench, monkeypatch):
 
 
 def test_network_tasks__are_the_calls_of_its_step_once():
-    found = list(tune.network_tasks("vgg-small", 4, ["bf16", "tf32x3"]))
+    steps = tune.network_steps("vgg-small", 4, ["bf16", "tf32x3"])
+    found = list(tune.network_tasks(steps, ("triton",)))
     assert {task.function for task in found} == {
         "conv2d", "conv2d_relu_pool", "conv2d_dgrad", "conv2d_wgrad",
         "dense", "dense_dgrad", "dense_wgrad",
@@ -260,3 +263,29 @@ def test_network_tasks__are_the_calls_of_its_step_once():
     last = found[-1].arguments
     assert (last["x"].dtype, last["op"].precision) == ("float32", "tf32x3")
     assert len({f"{task.function} {task.arguments}" for task in found}) == len(found)
+
+
+def test_network_tasks__lie_as_in_the_compiled_step(bench):
+    """What is tuned is what a training step asks for: borders, algorithms and problems."""
+    (step,) = tune.network_steps("vgg-small", 4, ["bf16"])
+    model = get_model("vgg-small")
+    classes = tuple(map(str, range(model.classes)))
+    flat = (0.0,) * model.input_shape[2]
+    description = Description("vgg-small", model.input_shape, classes, flat, flat, precision="bf16")
+    graph = description.graph(4, training=True, products="ieee")
+    *_, (_, final) = compile.stages(graph, bench.device, training=True)
+    asked = {
+        (n.op, n["out"].shape, n["out"].border, n.choice.config.algorithm)
+        for n in final.nodes
+        if n.op in tiling.FUNCTIONS
+    }
+    found = set()
+    for task in tune.network_tasks([step], bench.device.backends):
+        config = bench.backend.choose(task.function, task.arguments)
+        out = task.arguments["out"]
+        found.add((task.function, out.shape, out.border, config.algorithm))
+        assert ("in a border" in task.label) >= any(out.border)
+    assert found == asked
+    assert {function for function, _, _, how in found if how == "halo"} >= {"conv2d_wgrad"}
+    plain = list(tune.network_tasks([step], ()))
+    assert not any("in a border" in task.label for task in plain)

@@ -40,6 +40,7 @@ def test_tune__without_a_gpu_is_one_line(tmp_path):
     ("arguments", "told"),
     [
         (("--device", "cpu"), "--device cpu: .* use --device cuda"),
+        (("--minutes", "nan"), "--minutes nan: must be a number of minutes"),
         (("--suite", "vgg17"), "'vgg17' .did you mean vgg16"),
         (("--layers", "0"), "--layers 0"),
         (("--passes", "backward"), "'backward'.*dgrad"),
@@ -105,6 +106,17 @@ def test_tune__measures_prints_and_exports(pretended, capsys):
     told = json.loads(capsys.readouterr().out)
     assert [row["state"] for row in told["rows"]] == ["kept"] * 3
     assert told["machine"]["device"] == "NVIDIA H100"
+
+
+def test_tune__of_a_network_knows_borders(pretended, capsys):
+    """The training step's calls are those of its layout on this device."""
+    call("--arch", "vgg-small", "--batch", 2, "--minutes", 0, "--json")
+    told = capsys.readouterr()
+    opened = device.open_device("interpreter")
+    steps = tune.network_steps("vgg-small", 2, ["bf16"])
+    tasks = list(tune.network_tasks(steps, opened.backends))
+    assert any("in a border: conv2d_wgrad" in task.label for task in tasks)
+    assert json.loads(told.out)["not_reached"] == len(tasks)
 
 
 def test_tune__says_what_it_did_not_reach(pretended, capsys):
