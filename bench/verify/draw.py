@@ -10,7 +10,7 @@ import numpy as np
 
 from ...engine.device import numpy_dtype
 from ...kernels.spec import Conv2d, accumulator
-from .judge import blank
+from .guarded import blank
 
 Shape = tuple[int, ...]
 Lie = Callable[[np.ndarray], np.ndarray]

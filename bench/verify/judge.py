@@ -18,23 +18,23 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ...engine.device import Device, numpy_dtype
+from ...engine.device import Device
 from ...kernels import registry, spec
 from ...kernels.errors import BackendError, UnsupportedError
 from ...kernels.numpy import threads
-from ...kernels.spec import grid
 from . import tolerance
 from .bounds import bounds, row
+from .guarded import GUARD, Placed, place
+from .guarded import blank as blank
 from .reference import reference
 from .tolerance import Deviation
 
 HOST = Device("cpu", ("numpy",))
-GUARD = 64  # elements before and behind every array that nobody may touch
 WHOLE = 2**24  # below it, sums of whole numbers are exact in float32
 Arguments = Mapping[str, Any]
 
@@ -67,51 +67,6 @@ class Verdict:
             return told.rms / told.allowed if told.allowed else float(told.rms > 0)
 
         return max(self.outputs.items(), key=used)
-
-
-def blank(shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """An array of values that no kernel gives: NaN, or 113."""
-    is_float = dtype in spec.contract.FLOATS
-    return np.full(shape, np.nan if is_float else 113, numpy_dtype(dtype))
-
-
-@dataclass(frozen=True)
-class _Placed:
-    """An array in device memory between guards, perhaps part of a buffer with more around it."""
-
-    memory: Any  # [GUARD + elements + GUARD]
-    view: Any
-    before: np.ndarray  # what was in `memory`
-    shape: tuple[int, ...]  # of the buffer
-    window: tuple[Any, ...]  # the array's part of the buffer
-    border: np.ndarray | None  # where an output's buffer has zeros afterwards
-
-    def whole(self, memory: Any) -> Any:
-        """The buffer in `memory` or in a copy of it."""
-        return memory[GUARD : memory.shape[0] - GUARD].reshape(self.shape)
-
-
-def _place(host: np.ndarray, device: Device, *, written: bool) -> _Placed:
-    """Put an array on the device as it lies on the host, its pitch and its border included."""
-    dtype, shape, window = str(host.dtype), host.shape, [slice(0, n) for n in host.shape]
-    border = None
-    if host.ndim == 4:
-        lines, line, pitch = grid.grid(host)
-        first = (pitch - host.shape[3]) // 2
-        shape = (host.shape[0], lines, line, pitch)
-        window[3] = slice(first, first + host.shape[3])
-        border = np.zeros(shape, bool)
-        border[..., window[3]] = True
-        border[tuple(window)] = False
-    before = blank((int(np.prod(shape)) + 2 * GUARD,), dtype)
-    memory = device.empty(before.shape, dtype)
-    placed = _Placed(memory, None, before, shape, tuple(window), border if written else None)
-    if not written:
-        placed.whole(before)[placed.window] = host
-        if border is not None:
-            placed.whole(before)[border] = 0
-    device.copy_from_host(memory, before)
-    return replace(placed, view=placed.whole(memory)[placed.window])
 
 
 class Question:
@@ -181,12 +136,12 @@ class Question:
     ) -> tuple[dict[str, np.ndarray], list[str]]:
         """The outputs on the host, and the names of the memory that was touched and must not be."""
         directions = spec.directions(self.function)
-        placed: dict[int, tuple[str, _Placed]] = {}
+        placed: dict[int, tuple[str, Placed]] = {}
         told: dict[str, Any] = {}
 
         def put(name: str, host: np.ndarray, written: bool) -> Any:
             if id(host) not in placed:
-                placed[id(host)] = name, _place(host, device, written=written)
+                placed[id(host)] = name, place(host, device, written=written)
             return placed[id(host)][1].view
 
         ordered = sorted(self.arguments.items(), key=lambda item: directions[item[0]] == "out")
