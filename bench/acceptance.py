@@ -41,6 +41,7 @@ from . import (
     report,
     roofline,
     short_table,
+    unmeasured,
     work,
 )  # fmt: skip
 from .boxed import Boxed, ended_in_order
@@ -144,7 +145,7 @@ class Acceptance(Boxed):
                 self.note("verify: the time is over")
                 return
             made = self.kept("verify", function, functools.partial(self._verify, function, share),
-                              _dead_call)  # fmt: skip
+                              unmeasured.verified)  # fmt: skip
             for row in made["failed"]:
                 self.note(f"FAILED {function} [{row['case']}] on {row['backend']}: {row['told']}")
 
@@ -168,7 +169,7 @@ class Acceptance(Boxed):
             made = work.make(job.layer, job.name, job.batch, job.precision)
             assert made is not None
             row = self.kept("kernels", job.key, functools.partial(self._measure, job, made),
-                             functools.partial(_dead_row, job, made))  # fmt: skip
+                             functools.partial(unmeasured.kernel, job, made))  # fmt: skip
             ratio = f"{row['ratio']:.2f}x" if row.get("ratio") else ", ".join(row["failed"])
             self.note(f"{job.key}: {ratio}")
 
@@ -188,7 +189,7 @@ class Acceptance(Boxed):
                 continue
             rows = self.kept(
                 "networks", key, functools.partial(self._network, *wanted),
-                functools.partial(_dead_network, *wanted),
+                functools.partial(unmeasured.networks, *wanted),
             )  # fmt: skip
             self.note(f"{key}: {', '.join(map(short_table.ratio, rows))}")
 
@@ -270,27 +271,6 @@ class Acceptance(Boxed):
         lines = list(short_table.lines(self.log, self.program))
         (self.folder / "table.txt").write_text("\n".join(lines) + "\n")
         return lines
-
-
-def _dead_call(told: str) -> Told:
-    row = {"state": "failed", "case": "-", "backend": "-", "told": told}
-    return {"counts": verify.summary([row]), "failed": [row]}
-
-
-def _dead_row(job: Job, made: work.Work, told: str) -> Told:
-    return {**kernels.row_of(made, {}, []), "key": job.key, "failed": [told]}
-
-
-def _dead_network(arch: str, batch: int, precision: str, told: str) -> list[Told]:
-    kind = "" if precision == "fp32" else f"/{precision}"
-    return [
-        {
-            "key": f"{arch}/{mode}/batch {batch}{kind}", "precision": precision, "arch": arch,
-            "mode": mode, "batch": batch, "backends": {}, "reference": None, "differences": {},
-            "failed": [told],
-        }
-        for mode in network.MODES
-    ]  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> int:
