@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import report, suites
+from .targets import TARGETS
+
+PICTURE = 3  # channels, at most
+READ = 4  # rows of each target that are measured before the second row of anything else
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,6 @@ class Program:
     training: tuple[str, int]
     accuracy: tuple[str, ...] = ()  # data sets, beside what the CPU reached
     compiled: tuple[tuple[str, int, str, str], ...] = ()  # beside torch.compile: that and the mode
-    early: tuple[tuple[str, str, str], ...] = ()  # suite, pass, precision: beside the first one's
 
 
 # Expected of eight minutes on an H100 with 16 processors and empty caches. The networks have 460
@@ -57,7 +61,6 @@ GPU = Program(
         ("googlenet", 1, "bf16"), ("vgg-small", 256, "tf32"),
     ),
     ("vgg-small", 256), ("fashion-mnist-mini",), (("vgg-small", 256, "bf16", "train"),),
-    (("vgg16", "forward+relu", "tf32x3"),),  # a target, and its precision's turn comes too late
 )  # fmt: skip
 CPU = Program(
     ("vgg-small", "odd"), ("forward+relu", "dgrad", "wgrad"), (1,), ("fp32",),
@@ -80,7 +83,8 @@ def jobs(program: Program, known: dict[str, float]) -> list[Job]:
     """Every row of kernels: known ones by their ratio, worst first, then one of each kind in turn.
 
     The time is over long before the end: suites and passes take turns, by layers far apart, in the
-    first precision and what is `early`; then in the others.
+    first precision; then in the others. What a target is read from, in whichever precision, has
+    `READ` rows a turn, so that none rests on a row or two.
     """
     spread = {name: _spread(suites.get_suite(name).layers) for name in program.suites}
     made = [
@@ -90,16 +94,27 @@ def jobs(program: Program, known: dict[str, float]) -> list[Job]:
         for name, layers in spread.items()
         if turn < len(layers)
         for one in program.passes
-        if "pool" not in one or layers[turn].pool is not None
+        if _is_wanted(one, layers[turn])
         for precision in program.precisions
     ]
+    count: Counter[tuple[str, str, int, str]] = Counter()
+    places: dict[Job, tuple[float, int, int, int]] = {}
+    for job in made:
+        kind = job.suite, job.name, job.batch, job.precision
+        turn, at = count[kind], program.precisions.index(job.precision)
+        count[kind] += 1
+        if any("*" in target.key and target.of({"key": job.key}) for target in TARGETS):
+            turn, at = turn // READ, 0
+        batch = program.batches.index(job.batch)
+        places[job] = known.get(job.key, math.inf), at, batch, turn
+    return sorted(made, key=places.__getitem__)
 
-    def place(job: Job) -> tuple[float, int]:
-        early = (job.suite, job.name, job.precision) in program.early
-        at = 0 if early else program.precisions.index(job.precision)
-        return known.get(job.key, math.inf), at
 
-    return sorted(made, key=place)
+def _is_wanted(name: str, layer: suites.Layer) -> bool:
+    """Whether a network has that pass of a layer: of pictures nobody wants the gradient."""
+    if name == "dgrad":
+        return layer.image[2] > PICTURE
+    return "pool" not in name or layer.pool is not None
 
 
 def _spread(layers: Sequence[suites.Layer]) -> list[suites.Layer]:

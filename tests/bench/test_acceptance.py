@@ -325,6 +325,12 @@ def test_program__of_a_gpu_meets_every_suite_and_pass_early():
     assert min(layer.image[0] for layer in deep) <= 28
 
 
+def test_jobs__have_no_gradient_of_pictures():
+    made = program.jobs(program.GPU, {})
+    assert {job.layer.image[2] <= 3 for job in made if job.name == "dgrad"} == {False}
+    assert {job.layer.image[2] <= 3 for job in made if job.name == "wgrad"} == {False, True}
+
+
 def test_log__a_line_that_was_cut_off_is_done_again(tmp_path):
     log = Log(tmp_path, {"device": "cpu"})
     log.add("kernels", "a", 1)

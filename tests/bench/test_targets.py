@@ -58,12 +58,14 @@ def test_judge__accuracy_is_within_half_a_point_of_the_cpus(accuracy, cpu, state
     assert [verdict.state for verdict in verdicts] == [state]
 
 
-def test_targets__of_kernels_have_rows_among_the_first_fifty():
+def test_targets__of_kernels_rest_on_four_rows_among_the_first_fifty():
     """So many are measured in eight minutes; of the last precision's turn none would be."""
-    keys = [job.key for job in program.jobs(program.GPU, {})]
+    made = program.jobs(program.GPU, {})
     for target in targets.TARGETS:
-        if any(target.of({"key": key}) for key in keys):
-            assert any(target.of({"key": key}) for key in keys[:50]), target.what
+        if "*" in target.key:
+            read = [job for job in made[:50] if target.of({"key": job.key})]
+            assert len(read) >= program.READ, target.what
+            assert len({job.layer.image for job in read}) >= 3, target.what  # of all sizes
 
 
 def test_targets__tell_which_have_no_torch_compile_beside_them():
