@@ -51,7 +51,8 @@ from .verify import suite as verify
 Told = dict[str, Any]
 VERIFY, KERNELS, NETWORKS = 0.2, 0.45, 0.8  # shares of the time after which that stage ends
 COMPILE = 45.0  # seconds: with less, torch.compile is not begun
-BRIEF = {"nasty": 3, "real": 2}  # shapes of a function: each new one compiles for a second or more
+# shapes of a function, few: each compiles for a second; first what kernels' rows do not reach
+BRIEF = {"nasty": 3, "real": 2, "aimed_first": True}
 
 
 class Acceptance(Boxed):

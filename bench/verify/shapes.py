@@ -166,6 +166,7 @@ _CONV = {
     "many pixels, bordered": Conv(
         (1, 41, 39, 16), (16, 1, 1, 16), aim=Aim(_WGRAD, _MMA, "all", _MANY)
     ),
+    "many images": Conv((260, 2, 2, 3), (5, 1, 1, 3), aim=Aim(("conv2d_dgrad",))),
     "many tiles": Conv((3, 90, 91, 16), (72, 1, 1, 16)),
     "bordered": Conv((2, 8, 7, 16), (32, 3, 3, 16), _PADDED, Aim(_BORDERED, _MMA, "all")),
     "bordered where read": Conv(

@@ -33,7 +33,8 @@ class Suite:
     """How much is tried: None is all.
 
     `nasty` and `real` are numbers of geometries for each function, `pixels` the largest image of a
-    real layer, `cost` the most multiply-adds of one call.
+    real layer, `cost` the most multiply-adds of one call. `aimed_first`: of few nasty geometries,
+    those that are aimed at one way of a kernel.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Suite:
     pixels: int
     cost: float
     every_kind: bool
+    aimed_first: bool = False
 
 
 SUITES = {
@@ -105,8 +107,11 @@ def geometries(function: str, suite: Suite, seed: int) -> list[tuple[str, shapes
             if geometry.cost <= suite.cost
             and function in (shapes.aim(geometry).functions or (function,))
         ]  # fmt: skip
-        order = range(len(fitting)) if count is None else rng.permutation(len(fitting))[:count]
-        found += [fitting[i] for i in order]
+        if count is not None:
+            fitting = [fitting[i] for i in rng.permutation(len(fitting))]
+            if suite.aimed_first:
+                fitting.sort(key=lambda item: not shapes.aim(item[1]).functions)
+        found += fitting[:count]
     return found
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -375,6 +376,18 @@ def test_quick__takes_every_way_of_a_gpu_backend(name, seed):
         wanted = wanted | {("reduce_sum", "splits", 1)}
     found = {way for f in {f for f, _, _ in wanted} for way in taken(backend, f, seed)}
     assert not wanted - found
+
+
+@pytest.mark.parametrize("function", ["conv2d", "conv2d_wgrad", "dense", "relu"])
+def test_geometries__of_few_the_aimed_ones_come_first(function):
+    few = suite.Suite("few", 2, 0, 5, 3e7, False)
+    family = shapes.NASTY[shapes.family(function)].values()
+    aimed = [g for g in family if function in shapes.aim(g).functions]
+    for seed in range(3):
+        made = suite.geometries(function, replace(few, aimed_first=True), seed)
+        assert [g in aimed for _, g in made] == [i < len(aimed) for i in range(2)]
+    drawn = [suite.geometries(function, few, seed) for seed in range(30)]
+    assert any(g not in aimed for made in drawn for _, g in made)
 
 
 @pytest.mark.parametrize("name", WAYS)
