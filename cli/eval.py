@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 @click.command("eval")
 @click.argument("run", type=Path)
 @click.option("--data", help="Another data set or folder than the one it was trained on.")
+@click.option(
+    "--split",
+    type=click.Choice(["test", "train", "all"]),
+    default="test",
+    show_default=True,
+    help="Which images; all: of a folder every picture, not a fifth.",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True,
               help="Images a batch.")  # fmt: skip
 @click.option("--image-size", help=options.SETTINGS["image_size"])
@@ -29,10 +36,10 @@ if TYPE_CHECKING:
               "[default: RUN/confusion.png, MODEL-confusion.png]")  # fmt: skip
 @options.JSON
 def command(
-    run: Path, data: str | None, batch_size: int, image_size: str | None, skip_bad: bool,
-    device: str, kernels: str, out: Path | None, as_json: bool,
+    run: Path, data: str | None, split: str, batch_size: int, image_size: str | None,
+    skip_bad: bool, device: str, kernels: str, out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure the network in RUN (a run folder or a model.safetensors) on test images."""
+    """Measure the network in RUN (a run folder or a model.safetensors) on images with labels."""
     from ..engine.diagnose import answer_not_finite
     from ..engine.evaluate import evaluate
     from ..engine.plots import plot_confusion
@@ -44,27 +51,29 @@ def command(
     splits = open_data(run, network, own, data=data, image_size=image_size, skip_bad=skip_bad)
     for skipped in splits.skipped:
         output.warn(f"left out: {skipped}")
+    images = splits.whole() if split == "all" else getattr(splits, split)
     begun = time.perf_counter()
     with network.device.session():
-        result = evaluate(network, splits.test)
+        result = evaluate(network, images, lambda n: output.count("measured", n, len(images)))
         if not math.isfinite(result.loss):
-            raise answer_not_finite(network, splits.test.images, batch_size)
+            raise answer_not_finite(network, images.images, batch_size)
     seconds = time.perf_counter() - begun
     beside = run / "confusion.png" if run.is_dir() else run.with_name(f"{run.stem}-confusion.png")
     picture = out or beside
-    plot_confusion(picture, result.confusion, splits.test.classes)
+    plot_confusion(picture, result.confusion, images.classes)
     if as_json:
-        output.print_json(_told(result, splits.test.classes) | {
-            "run": str(run), "data": splits.name, "images": len(splits.test),
-            "images_per_second": len(splits.test) / seconds, "confusion_png": str(picture),
+        output.print_json(_told(result, images.classes) | {
+            "run": str(run), "data": splits.name, "split": split, "images": len(images),
+            "images_per_second": len(images) / seconds, "confusion_png": str(picture),
         })  # fmt: skip
         return
-    print_classes(result, splits.test.classes)
+    print_classes(result, images.classes)
+    kind = "" if split == "all" else f"{split} "
     output.print_facts([
-        ("test accuracy", output.percent(result.accuracy)),
-        ("test loss", output.number(result.loss)),
-        ("data", f"{len(splits.test)} test images of {splits.name} ({splits.note})"),
-        ("speed", f"{len(splits.test) / seconds:.0f} images/s"),
+        (f"{kind}accuracy", output.percent(result.accuracy)),
+        (f"{kind}loss", output.number(result.loss)),
+        ("data", f"{len(images)} {kind}images of {splits.name} ({splits.note})"),
+        ("speed", f"{len(images) / seconds:.0f} images/s"),
         ("confusion", picture),
     ])  # fmt: skip
 

@@ -39,6 +39,13 @@ def warn(text: str) -> None:
     note(f"cnnengine: warning: {text}")
 
 
+def count(what: str, done: int, total: int) -> None:
+    """How far something is, like `measured 640 of 10000 images`: on a terminal, till it is done."""
+    if sys.stderr.isatty():
+        line = f"{what} {done} of {total} images" if done < total else ""
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+
 def print_json(told: dict[str, Any]) -> None:
     """One JSON object on stdout; a number that is not finite becomes null."""
     print(json.dumps(_finite(told), allow_nan=False))

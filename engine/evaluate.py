@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,17 +44,20 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def evaluate(network: Network, dataset: Dataset | Features) -> Evaluation:
+def evaluate(
+    network: Network, dataset: Dataset | Features, told: Callable[[int], None] = lambda _: None
+) -> Evaluation:
     """Run every image of `dataset` (not shuffled, not augmented) through the network.
 
-    A network that is cut takes a data set of features. Raises: InputError when there are no images.
+    `told` hears after each batch how many images are done. A network that is cut takes a data set
+    of features. Raises: InputError when there are no images.
     """
     if len(dataset) == 0:
         raise InputError("nothing to evaluate: the data set has no images")
     classes = len(network.description.classes)
     losses, verdicts = np.empty(len(dataset)), np.empty(len(dataset), np.int64)
     done = 0
-    for logits in _gathered(network.answers(dataset.images)):
+    for logits in _gathered(_counted(network.answers(dataset.images), told)):
         part = slice(done, done + len(logits))
         labels = dataset.labels[part]
         losses[part] = -log_softmax(logits)[np.arange(len(labels)), labels]
@@ -63,6 +66,14 @@ def evaluate(network: Network, dataset: Dataset | Features) -> Evaluation:
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (dataset.labels, verdicts), 1)
     return Evaluation(float(np.trace(confusion) / done), float(losses.sum() / done), confusion)
+
+
+def _counted(answers: Iterable[np.ndarray], told: Callable[[int], None]) -> Iterator[np.ndarray]:
+    done = 0
+    for answer in answers:
+        done += len(answer)
+        told(done)
+        yield answer
 
 
 def _gathered(answers: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -85,6 +85,14 @@ class Splits:
     note: str = ""
     skipped: tuple[str, ...] = ()
 
+    def whole(self) -> Dataset:
+        """Both splits as one, the train images first."""
+        images, labels = (
+            np.concatenate([getattr(split, name) for split in (self.train, self.test)])
+            for name in ("images", "labels")
+        )
+        return Dataset(f"{self.name}/all", images, labels, self.test.classes)
+
 
 def make_splits(
     name: str, train: Dataset, test: Dataset, note: str = "", skipped: tuple[str, ...] = ()

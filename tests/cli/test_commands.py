@@ -12,10 +12,14 @@ import sys
 import tomllib
 
 import click
+import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from cnnengine.cli import output
 from cnnengine.cli.doctor import examine
+from cnnengine.cli.eval import command as eval_command
 from cnnengine.cli.main import COMMANDS
 from cnnengine.cli.main import cli as group
 from cnnengine.engine import counters, data, hardware
@@ -212,6 +216,29 @@ def test_eval__json_and_picture_of_a_model_file(trained, tmp_path, pictures):
     assert [c["name"] for c in report["classes"]] == ["dark", "light"]
     with Image.open(tmp_path / "matrix.png") as image:
         assert min(image.size) > 300
+
+
+def test_eval__of_other_images_than_the_test_split(trained, tmp_path):
+    told = {}
+    for split in ("test", "train", "all"):
+        done = CliRunner().invoke(
+            eval_command,
+            [str(trained[0]), "--split", split, "--out", str(tmp_path / "c.png"), "--json"],
+        )
+        assert done.exit_code == 0, done.output
+        told[split] = json.loads(done.stdout)
+    assert [told[split]["images"] for split in told] == [8, 32, 40]
+    both = np.add(told["test"]["confusion"], told["train"]["confusion"])
+    assert told["all"]["confusion"] == both.tolist()
+
+
+def test_count__tells_how_far_it_is_on_a_terminal_only(monkeypatch, capsys):
+    output.count("measured", 64, 100)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    output.count("measured", 64, 100)
+    output.count("measured", 100, 100)
+    assert capsys.readouterr().err == "\r\x1b[Kmeasured 64 of 100 images\r\x1b[K"
 
 
 def test_eval__model_file_splits_a_folder_as_its_run_did(tmp_path, pictures):

@@ -12,6 +12,7 @@ import pytest
 from cnnengine.engine import files
 from cnnengine.engine.checkpoint import RunFolder, load_model
 from cnnengine.engine.config import RESUME_MAY_CHANGE
+from cnnengine.engine.data import Dataset
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
 from cnnengine.engine.evaluate import evaluate
@@ -352,7 +353,7 @@ def test_network_load__lists_what_does_not_fit(tmp_path):
     assert "dense2/b is (7,), not (4,)" in told
 
 
-def test_evaluate__of_no_images_is_one_line():
+def test_evaluate__of_no_images_is_one_line_and_of_some_tells_how_far_it_is():
     network = Network(
         Description("lenet", (28, 28, 1), ("a", "b"), (0.0,), (1.0,)), open_device("cpu"),
         infer_batch=2,
@@ -360,6 +361,11 @@ def test_evaluate__of_no_images_is_one_line():
     none = Features(np.zeros((0, 28, 28, 1), np.float32), np.zeros(0, np.int32))
     with pytest.raises(InputError, match="^nothing to evaluate: the data set has no images$"):
         evaluate(network, none)
+    network.initialise(seed=0)
+    told = []
+    five = Dataset("five", np.zeros((5, 28, 28, 1), np.uint8), np.zeros(5, np.int32), ("a", "b"))
+    evaluate(network, five, told.append)
+    assert told == [2, 4, 5]
 
 
 def test_save_tensors__bytes_depend_on_the_content_only(tmp_path):
