@@ -92,7 +92,10 @@ def fetch_command(name: str, source: Path | None) -> None:
               help="So many of each class.")  # fmt: skip
 @options.JSON
 def pictures_command(name: str, out: Path, images: int, as_json: bool) -> None:
-    """Write test images of a data set as PNG files, for predict, features or convolve."""
+    """Write some test images of a data set as PNG files.
+
+    predict, features and convolve take them.
+    """
     from ..engine import data
     from ..engine.data.pictures import write_pictures
 

@@ -52,8 +52,7 @@ def examine() -> Iterator[Finding]:
     driver = hardware.nvidia_driver()
     yield from _gpu(driver)
     yield from _energy(driver)
-    extra = "cuda13" if isinstance(driver, hardware.Driver) and driver.cuda >= (13, 0) else "cuda12"
-    yield from _packages(f"pip install 'cnnengine[{extra}]'")
+    yield from _packages(driver)
 
 
 def _blas(cpu: Any) -> Iterator[Finding]:
@@ -126,16 +125,27 @@ def _energy(driver: Any) -> Iterator[Finding]:
         yield Finding("energy: gpu", "ok", "measured where the GPU counts it, by NVML")
 
 
-def _packages(mend: str) -> Iterator[Finding]:
-    """The packages that a GPU and the comparisons want, by their metadata alone."""
+def _packages(driver: Any) -> Iterator[Finding]:
+    """The packages that GPUs, comparisons and ONNX files want, by their metadata alone."""
     from ..engine import hardware
 
-    for name, pattern in (
-        ("cuda runtime", r"nvidia[-_]cuda[-_]runtime([-_]cu\d+)?"),
-        ("cupy", r"cupy([-_]cuda\d+x)?"),
-        ("triton", "triton"),
-        ("torch", "torch"),
-        ("cudnn", r"nvidia[-_]cudnn[-_]cu\d+"),
+    if isinstance(driver, str):
+        gpu, triton, torch = (
+            "of use with an NVIDIA GPU only",
+            "pip install triton",
+            "pip install torch",
+        )
+    else:
+        extra = "cuda13" if driver.cuda >= (13, 0) else "cuda12"
+        gpu = triton = torch = f"pip install 'cnnengine[{extra}]'"
+    for name, pattern, mend in (
+        ("cuda runtime", r"nvidia[-_]cuda[-_]runtime([-_]cu\d+)?", gpu),
+        ("cupy", r"cupy([-_]cuda\d+x)?", gpu),
+        ("triton", "triton", triton),
+        ("torch", "torch", torch),
+        ("cudnn", r"nvidia[-_]cudnn[-_]cu\d+", gpu),
+        ("onnx", "onnx", "pip install 'cnnengine[onnx]'"),
+        ("codecarbon", "codecarbon", "pip install 'cnnengine[energy]'"),
     ):
         found = hardware.installed_like(pattern)
         if found:

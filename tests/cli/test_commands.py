@@ -401,6 +401,22 @@ def test_doctor__a_driver_that_sees_no_gpu_need_not_be_installed(monkeypatch):
     assert (found.value, found.mend) == (told, "look at CUDA_VISIBLE_DEVICES")
 
 
+@pytest.mark.parametrize(
+    ("driver", "cupy", "torch"),
+    [
+        ("no NVIDIA driver", "of use with an NVIDIA GPU only", "pip install torch"),
+        (hardware.Driver("580.1", (13, 0), ()), *["pip install 'cnnengine[cuda13]'"] * 2),
+        (hardware.Driver("550.1", (12, 4), ()), *["pip install 'cnnengine[cuda12]'"] * 2),
+    ],
+)
+def test_doctor__packages_by_the_driver(monkeypatch, driver, cupy, torch):
+    monkeypatch.setattr(hardware, "nvidia_driver", lambda: driver)
+    monkeypatch.setattr(hardware, "installed_like", lambda pattern: None)
+    mend = {found.name: found.mend for found in examine()}
+    assert (mend["cupy"], mend["torch"]) == (cupy, torch)
+    assert mend["onnx"] == "pip install 'cnnengine[onnx]'"
+
+
 def test_output__full_disk_is_one_line(tmp_path):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
