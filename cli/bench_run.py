@@ -115,6 +115,7 @@ class Run:
         else:
             columns, lines = report.table(rows)
             output.print_table(columns, lines, left=(*columns[:2], columns[-1]))
+            output.note("times: medians, quartiles in brackets; ~: they lie far apart, noisy")
             for told in (report.summary(rows), report.above_roof(rows)):
                 if told is not None:
                     output.note(told)

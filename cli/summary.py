@@ -58,7 +58,7 @@ def _facts(folder: RunFolder, summary: Summary) -> list[tuple[str, object]]:
     facts: list[tuple[str, object]] = [
         ("test accuracy", output.percent(summary.test_accuracy)),
         ("test loss", output.number(summary.test_loss)),
-        ("best accuracy", output.percent(summary.best_accuracy)),
+        ("best accuracy", best_line(folder, summary)),
         ("speed", _speed(summary)),
         ("time", output.duration(summary.seconds)),
         ("peak memory", f"{summary.peak_memory_mb:.0f} MB"),
@@ -77,6 +77,14 @@ def _facts(folder: RunFolder, summary: Summary) -> list[tuple[str, object]]:
     if summary.finished:
         facts.append(("next", f"cnnengine eval {folder.path}"))
     return facts
+
+
+def best_line(folder: RunFolder, summary: Summary) -> str:
+    """The best accuracy on test images and, if it was not the last, what makes a model of it."""
+    best, last = summary.best_accuracy, summary.test_accuracy
+    if best is None or last is None or best <= last or not folder.best.exists():
+        return output.percent(best)
+    return f"{output.percent(best)}; cnnengine import {folder.best} --out MODEL.safetensors"
 
 
 def _speed(summary: Summary) -> str:

@@ -152,6 +152,15 @@ def test_kernels__wrong_result_has_no_times_and_fails(wrong_relu, bench_json):
     assert not {"ours", "ratio", "candidates"} & set(wrong)
 
 
+def test_kernels__a_table_says_what_its_times_are(no_torch, bench):
+    code, out, err = bench(
+        "kernels", "--suite", "edge", "--layers", "1", "--passes", "dgrad", *QUICK
+    )
+    assert code == 0
+    assert "ours ms" in out
+    assert "times: medians, quartiles in brackets; ~: they lie far apart, noisy" in err
+
+
 def test_kernels__without_torch_shows_our_figures_and_the_install_line(no_torch, bench_json):
     arguments = ("--suite", "edge", "--layers", "1", "--passes", "dgrad")
     code, told, err = bench_json("kernels", *arguments, *QUICK)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -22,7 +23,9 @@ from cnnengine.cli.doctor import examine
 from cnnengine.cli.eval import command as eval_command
 from cnnengine.cli.main import COMMANDS
 from cnnengine.cli.main import cli as group
+from cnnengine.cli.summary import best_line
 from cnnengine.engine import counters, data, hardware
+from cnnengine.engine.checkpoint import RunFolder
 from cnnengine.engine.config import TrainConfig
 
 from .command import COMMAND, EPOCHS, refused, run, small, snapshot, start, succeed
@@ -88,6 +91,14 @@ def test_train__writes_the_whole_run_folder(trained):
     assert config["arch"] == TrainConfig.arch
     assert config["lr"] == 0.03
     assert config["options"] == {"width": 0.1}
+
+
+@pytest.mark.parametrize(("last", "best"), [(0.75, 0.875), (0.75, 0.75), (None, None)])
+def test_summary__says_how_to_get_a_best_model_that_is_not_the_last(trained, last, best):
+    folder = RunFolder(trained[0])
+    told = best_line(folder, SimpleNamespace(test_accuracy=last, best_accuracy=best))
+    hint = f"87.50 %; cnnengine import {folder.best} --out MODEL.safetensors"
+    assert told == {0.875: hint, 0.75: "75.00 %", None: "-"}[best]
 
 
 def test_train__json_is_one_object(tmp_path, pictures):
