@@ -13,7 +13,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from ..engine.config import TrainConfig, default_lr
+from ..engine.config import UPRIGHT, TrainConfig, default_lr
 from ..engine.errors import InputError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -89,6 +89,8 @@ def _setting(name: str, default: Any) -> Decorator:
     told = f"[default: {default}]"
     if isinstance(default, bool):
         told = f"[default: {'' if default else 'no-'}{flag}]"
+        if name == "flip":
+            told = f"[default: flip; {', '.join(UPRIGHT)}: no-flip]"
         return click.option(
             f"--{flag}/--no-{flag}", name, default=None, help=f"{SETTINGS[name]}  {told}"
         )

@@ -12,6 +12,7 @@ from typing import Any
 from .errors import InputError, unknown_name
 
 MOST_THREADS = 1024
+UPRIGHT = ("mnist",)  # data sets that a mirror spoils
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,11 @@ def default_lr(optimizer: str) -> float:
     return {"adamw": 1e-3}.get(optimizer, TrainConfig.lr)
 
 
+def default_flip(data: str) -> bool:
+    """Whether images of a data set are mirrored when nobody says; digits are not."""
+    return data not in UPRIGHT
+
+
 def check_settings(told: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The settings in `told` under the names of TrainConfig (`batch-size` is `batch_size`).
 
@@ -139,8 +145,9 @@ def resolve_config(*sources: Mapping[str, Any]) -> TrainConfig:
     for source in sources:
         told |= source
         options |= source.get("options", {})
-    optimizer = told.get("optimizer", TrainConfig.optimizer)
-    config = TrainConfig(**{"lr": default_lr(optimizer), **told, "options": options})
+    lr = default_lr(told.get("optimizer", TrainConfig.optimizer))
+    flip = default_flip(told.get("data", TrainConfig.data))
+    config = TrainConfig(**{"lr": lr, "flip": flip, **told, "options": options})
     config.check()
     return config
 

@@ -41,6 +41,17 @@ def test_resolve_config__learning_rate_follows_the_optimizer(told, lr):
     assert default_lr("adamw") != TrainConfig.lr
 
 
+@pytest.mark.parametrize(
+    ("told", "flip"),
+    [({}, True), ({"data": "cifar10"}, True), ({"data": "mnist"}, False),
+     ({"data": "mnist", "flip": True}, True)],
+)  # fmt: skip
+def test_resolve_config__digits_are_not_mirrored_unless_told(told, flip):
+    config = resolve_config(told)
+    assert config.flip is flip
+    assert resolve_config(check_settings(asdict(config), "config.toml")) == config
+
+
 def test_resolve_config__survives_being_saved():
     config = resolve_config({"optimizer": "adamw", "image_size": "28", "options": {"width": 1}})
     assert resolve_config(check_settings(asdict(config), "config.toml")) == config
