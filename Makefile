@@ -33,6 +33,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: $(VENV)/bin/python $(SOURCE)
+	@echo "setting up $(VENV): fetching packages, compiling the C kernels; a minute or two"
 	$(PIP) --editable ".$$($(PYTHON) scripts/gpu_extra.py)"
 	@touch $@
 
