@@ -52,7 +52,7 @@ def command(
     from ..engine import files
     from ..engine.data import read_image
     from ..engine.inspect import page, view
-    from .trained import open_network
+    from .trained import open_network, say_swapped
 
     files.check_free(out, overwrite)
     if image.is_dir():
@@ -60,12 +60,14 @@ def command(
     network, own = open_network(run, device, kernels, 1)
     height, width, depth = network.description.input_shape
     pixels = read_image(image, (height, width), depth)
+    pixels = 255 - pixels if invert else pixels
+    say_swapped(network, [(image, pixels)], invert)
     chosen = [part.strip() for part in layers.split(",")] if layers is not None else []
     view.choose_layers(network, chosen)
     label = None if name is None else view.class_number(network, name)
     dataset = _dataset(run, network, own, data, images, skip_bad)
     with network.device.session():
-        seen = view.look(network, 255 - pixels if invert else pixels, chosen, channels=channels,
+        seen = view.look(network, pixels, chosen, channels=channels,
                          label=label, dataset=dataset)  # fmt: skip
     content = page.page(seen, image.name, run.name or str(run)).encode()
     if len(content) > LARGEST:

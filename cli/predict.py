@@ -30,7 +30,7 @@ def command(
     from ..engine.data import read_image
     from ..engine.diagnose import answer_not_finite
     from ..engine.evaluate import log_softmax
-    from .trained import open_network
+    from .trained import open_network, say_swapped
 
     network, _ = open_network(run, device, kernels, min(len(images), batch_size))
     height, width, channels = network.description.input_shape
@@ -40,6 +40,7 @@ def command(
     pixels = np.stack([read_image(path, (height, width), channels) for path in images])
     if invert:
         pixels = 255 - pixels
+    say_swapped(network, list(zip(images, pixels, strict=True)), invert)
     with network.device.session():
         logits = network.logits(pixels)
         if not np.isfinite(logits).all():

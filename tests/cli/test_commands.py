@@ -23,10 +23,13 @@ from cnnengine.cli.doctor import examine
 from cnnengine.cli.eval import command as eval_command
 from cnnengine.cli.main import COMMANDS
 from cnnengine.cli.main import cli as group
+from cnnengine.cli.predict import command as predict_command
 from cnnengine.cli.summary import best_line
 from cnnengine.engine import counters, data, hardware
-from cnnengine.engine.checkpoint import RunFolder
+from cnnengine.engine.checkpoint import RunFolder, save_model
 from cnnengine.engine.config import TrainConfig
+from cnnengine.engine.model_meta import Source
+from cnnengine.engine.network import Description
 
 from .command import COMMAND, EPOCHS, refused, run, small, snapshot, start, succeed
 
@@ -263,6 +266,35 @@ def test_eval__model_file_splits_a_folder_as_its_run_did(tmp_path, pictures):
     ]  # fmt: skip
     assert told[0]["loss"] == told[1]["loss"]
     assert told[0]["confusion"] == told[1]["confusion"]
+
+
+@pytest.mark.parametrize(
+    ("mean", "told"),
+    [
+        (0.28, "paper.png: light along the edge, while the training images are mostly dark; "),
+        (0.7, "night.png: dark along the edge, while the training images are mostly light; "),
+        (0.5, None),
+    ],
+)
+def test_predict__a_picture_with_dark_and_light_swapped(tmp_path, mean, told):
+    description = Description("lenet", (28, 28, 1), ("a", "b"), (mean,), (1.0,))
+    params = description.graph(1, training=False).params
+    weights = {p.value.name: np.zeros(p.value.shape, np.float32) for p in params}
+    save_model(tmp_path / "model.safetensors", description, weights, Source("none"))
+    shape = np.zeros((28, 28), np.uint8)
+    shape[8:20, 8:20] = 230
+    names = [str(tmp_path / name) for name in ("night.png", "paper.png")]
+    for name, pixels in zip(names, (shape, 255 - shape), strict=True):
+        Image.fromarray(pixels).save(name)
+    model = str(tmp_path / "model.safetensors")
+    for invert, way in (((), "--invert swaps the two"), (("--invert",), "leave --invert out")):
+        done = CliRunner().invoke(predict_command, [model, *names, *invert])
+        assert done.exit_code == 0, done.output
+        lines = [line for line in done.stderr.splitlines() if "along the edge" in line]
+        assert len(lines) == (told is not None)
+        for line in lines:
+            assert line.endswith(way)
+            assert (told in line) is not bool(invert)
 
 
 def test_predict__pictures_of_any_size_and_mode(trained, tmp_path):
