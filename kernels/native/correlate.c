@@ -80,7 +80,8 @@ static void run_panel(struct work *k, int64_t panel) {
         .w = p->packed + (k->group * panels_of(p) + panel) * p->panel_floats,
         .b = k->bias,
         .offsets = k->offsets,
-        .taps = p->taps,
+        .lengths = k->lengths,
+        .runs = k->runs,
         .channels = p->channels,
         .block_pitch = k->d.block_pitch,
         .relu = p->relu && !p->residual, /* after the residual, if there is one */
@@ -89,7 +90,7 @@ static void run_panel(struct work *k, int64_t panel) {
     if (panels_of(p) * p->panel_floats > WEIGHTS_STAY && following >= 0) {
         const float *w = p->packed + (k->group * panels_of(p) + following) * p->panel_floats;
         t.ahead = (struct lines){(const char *)w, (const char *)(w + p->panel_floats)};
-        const int64_t runs = ceil_div(p->channels, k->d.block) * p->taps;
+        const int64_t runs = ceil_div(p->channels, k->d.block) * k->runs;
         const int64_t tiles = ceil_div(k->images * k->rows * p->cols, TILE);
         t.ahead_lines = ceil_div(p->panel_floats, 16 * runs * tiles);
     }
@@ -118,6 +119,26 @@ static void run_panel(struct work *k, int64_t panel) {
     }
 }
 
+/* Where each tap begins in the packed band, and how many floats of x it takes: one of few channels
+   is joined with its neighbours, so that 3 x 3 taps of 3 channels are 3 runs of 9 floats. */
+static void place_taps(struct work *k) {
+    const struct correlate *p = k->p;
+    const int64_t top = lowest(p->dr, p->taps);
+    k->runs = 0;
+    for (int64_t t = 0; t < p->taps; t++) {
+        const int64_t col = p->ds[t] - k->d.first_col, i = k->runs;
+        const int64_t offset = (p->dr[t] - top) * k->d.row_pitch +
+                               (col % k->d.step * k->d.cols + col / k->d.step) * k->d.block;
+        if (i && p->channels < 4 && offset == k->offsets[i - 1] + k->lengths[i - 1]) {
+            k->lengths[i - 1] += p->channels;
+            continue;
+        }
+        k->offsets[i] = offset;
+        k->lengths[i] = p->channels;
+        k->runs++;
+    }
+}
+
 static void run_chunk(const struct correlate *p, int64_t chunk, int64_t next, float *scratch) {
     const int64_t splits = ceil_div(panels_of(p), p->panels_per_chunk), input = chunk / splits;
     int64_t panel = chunk % splits * p->panels_per_chunk;
@@ -126,15 +147,12 @@ static void run_chunk(const struct correlate *p, int64_t chunk, int64_t next, fl
     k.end = end;
     k.next_panel = next < p->chunks ? next % splits * p->panels_per_chunk : -1;
     k.offsets = (int64_t *)scratch;
-    k.bias = scratch + round_up(2 * p->taps);
+    k.lengths = k.offsets + p->taps;
+    k.bias = scratch + round_up(4 * p->taps);
     k.sums = k.bias + PANEL;
     k.db = p->db ? p->db + chunk * p->groups * p->filters : NULL;
     if (k.db) memset(k.db, 0, (size_t)(p->groups * p->filters) * 4);
-    for (int64_t t = 0; t < p->taps; t++) {
-        const int64_t col = p->ds[t] - k.d.first_col;
-        k.offsets[t] = (p->dr[t] - lowest(p->dr, p->taps)) * k.d.row_pitch +
-                       (col % k.d.step * k.d.cols + col / k.d.step) * k.d.block;
-    }
+    place_taps(&k);
     if (p->shared_bands) {
         k.packed = p->packed + p->panels * p->panel_floats + input * p->band_floats;
     } else {

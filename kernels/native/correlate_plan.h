@@ -80,7 +80,7 @@ void correlate_plan(struct correlate *p) {
     p->shared_bands = splits > 1 ? inputs : 0;
     p->band_floats = round_up(band_floats(p, p->band, p->images_per_chunk));
     const int64_t pixels = p->fold ? p->rows * p->cols : p->pool ? 2 * p->cols : TILE;
-    p->scratch_floats = round_up(2 * p->taps) + PANEL + (splits > 1 ? 0 : p->band_floats) +
+    p->scratch_floats = round_up(4 * p->taps) + PANEL + (splits > 1 ? 0 : p->band_floats) +
                         round_up(pixels * PANEL);
 }
 

@@ -10,7 +10,7 @@ struct work {
     const struct correlate *p;
     struct band d;
     int64_t group, image, images, row, rows;
-    int64_t *offsets;
+    int64_t *offsets, *lengths, runs;
     const float *packed;
     float *bias, *sums; /* sums: a tile, two rows to pool, or an image to fold */
     float *db;

@@ -51,9 +51,13 @@ class Plan:
 
 
 def geometry_taps(op: spec.Conv2d, r: int, s: int) -> list[tuple[int, int, int]]:
-    """(row offset, column offset, r * S + s) of each tap of the forward convolution."""
+    """(row offset, column offset, r * S + s) of each tap of the forward convolution.
+
+    In each row those of one phase of the stride follow one another, as they do in a packed band.
+    """
     (dh, dw), (top, _, left, _) = op.dilation, op.padding
-    return [(i * dh - top, j * dw - left, i * s + j) for i in range(r) for j in range(s)]
+    cols = sorted(range(s), key=lambda j: (j * dw % op.stride[1], j))
+    return [(i * dh - top, j * dw - left, i * s + j) for i in range(r) for j in cols]
 
 
 def phase_taps(op: spec.Conv2d, r: int, s: int, a: int, b: int) -> list[tuple[int, int, int]]:

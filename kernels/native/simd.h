@@ -26,6 +26,9 @@ typedef int8_t vb_anywhere __attribute__((vector_size(LANES), aligned(1), may_al
 #define ROLLED PRAGMA(GCC unroll 1)
 #endif
 
+/* GCC would else keep in registers, and spill, what a later turn of a loop reads again. */
+#define LOAD_AGAIN __asm__ volatile("" : : : "memory")
+
 INLINE vf load(const float *p) { return *(const vf_anywhere *)p; }
 INLINE void store(float *p, vf v) { *(vf_anywhere *)p = v; }
 INLINE vf splat(float s) { return s - (vf){0}; }

@@ -12,8 +12,9 @@ struct tile {
     float *y[8];       /* and where its sums go */
     int64_t y_pitch;
     const float *w, *b; /* panel [block, tap, channel of the block, NV * LANES]; NV * LANES sums */
-    const int64_t *offsets; /* of each tap, in floats */
-    int64_t taps, channels, block_pitch, relu;
+    const int64_t *offsets; /* of each run of taps, in floats */
+    const int64_t *lengths; /* of each run, in floats; read where CB < 4, else a run is one tap */
+    int64_t runs, channels, block_pitch, relu;
     struct lines ahead; /* weights to come: `ahead_lines` of them are fetched with every tap */
     int64_t ahead_lines;
 };
@@ -31,14 +32,15 @@ INLINE void run_tile(struct tile *t, const int A, const int B, const int NV, con
     for (int64_t first = 0; first < t->channels; first += CB) {
         const int64_t count = least(CB, t->channels - first);
         const int64_t block = first / CB * t->block_pitch;
-        for (int64_t k = 0; k < t->taps; k++) {
-            const int64_t offset = block + t->offsets[k];
+        for (int64_t k = 0; k < t->runs; k++) {
+            const int64_t offset = block + t->offsets[k], length = CB < 4 ? t->lengths[k] : count;
             prefetch_lines(&t->ahead, t->ahead_lines);
             const float *x[8];
             UNROLL(8)
             for (int a = 0; a < A; a++) x[a] = t->x[a] + offset;
             ROLLED
-            for (int64_t c = 0; c < count; c++) {
+            for (int64_t c = 0; c < length; c++) {
+                if (CB < 4) LOAD_AGAIN;
                 vf weight[2];
                 UNROLL(2)
                 for (int v = 0; v < NV; v++) weight[v] = load(w + v * LANES);
@@ -89,21 +91,23 @@ INLINE void run_tile(struct tile *t, const int A, const int B, const int NV, con
 #define TILES(F, CB) TILES_OF(F, 1, CB) TILES_OF(F, 2, CB)
 
 TILES(DEFINE_TILE, 1)
+TILES(DEFINE_TILE, 3)
 TILES(DEFINE_TILE, 4)
 TILES(DEFINE_TILE, 16)
 
 static tile_function *const tiles_1[9][TILE + 1][2] = {TILES(NAME_TILE, 1)};
+static tile_function *const tiles_3[9][TILE + 1][2] = {TILES(NAME_TILE, 3)};
 static tile_function *const tiles_4[9][TILE + 1][2] = {TILES(NAME_TILE, 4)};
 static tile_function *const tiles_16[9][TILE + 1][2] = {TILES(NAME_TILE, 16)};
 
 /* Channels that stand together in a packed band, so that pixels lie a constant apart. */
 INLINE int64_t channel_block(int64_t channels) {
-    return channels == 1 ? 1 : channels <= 4 ? 4 : 16;
+    return channels == 1 || channels == 3 ? channels : channels <= 4 ? 4 : 16;
 }
 
 INLINE tile_function *find_tile(int64_t block, int64_t rows, int64_t cols, int64_t vectors) {
     tile_function *const(*table)[TILE + 1][2] =
-        block == 1 ? tiles_1 : block == 4 ? tiles_4 : tiles_16;
+        block == 1 ? tiles_1 : block == 3 ? tiles_3 : block == 4 ? tiles_4 : tiles_16;
     return table[rows][cols][vectors - 1];
 }
 

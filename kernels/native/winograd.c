@@ -114,7 +114,7 @@ static void multiply_panels(struct work *k, int64_t first, int64_t last, float *
                 .b = zeros,
                 .offsets = &no_offset,
                 .y_pitch = lanes,
-                .taps = 1,
+                .runs = 1,
                 .channels = p->channels,
             };
             const float *ahead = panel + 1 < last     ? filters_at(k, panel + 1, i)

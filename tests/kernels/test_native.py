@@ -237,6 +237,29 @@ def test_conv2d__every_tile_width(variant, channels):
 
 @built
 @pytest.mark.parametrize("variant", library.runnable())
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_conv2d__taps_of_few_channels_join_for_every_stride(variant, channels):
+    """Taps of one phase of the stride lie side by side; those of a dilation may or may not."""
+    for size, stride, dilation, mode in [
+        ((3, 3), (1, 1), (1, 1), "edge"),
+        ((7, 7), (2, 2), (1, 1), "zeros"),
+        ((11, 10), (4, 4), (1, 1), "zeros"),
+        ((2, 5), (1, 3), (1, 2), "edge"),
+        ((5, 4), (3, 2), (2, 2), "zeros"),
+        ((4, 3), (1, 1), (1, 3), "zeros"),
+        ((1, 2), (1, 4), (1, 1), "zeros"),
+    ]:
+        op = spec.Conv2d(stride, (3, 1, 2, 4), mode, dilation)
+        x, w = draw(2, 23, 37, channels), draw(21, *size, channels, seed=1)
+        shape = op.output_shape(x.shape, w.shape)
+        out, expected = blank(*shape), np.empty(shape)
+        call("conv2d", variant, x, w, None, out, op=op)
+        reference.conv2d(x.astype(float), w.astype(float), None, expected, op=op)
+        assert error(out, expected) < 1e-6, (size, stride, dilation)
+
+
+@built
+@pytest.mark.parametrize("variant", library.runnable())
 def test_conv2d_wgrad__every_tile_width(variant):
     for channels in [*range(1, 18), 33]:
         for k in (5, 41):
