@@ -25,6 +25,7 @@ from . import library
 from .plan import MOST_ELEMENTS, Shape, address
 
 VALUES_PER_WORKER = 1 << 18  # some 40 us of work; to wake another thread takes nearly as long
+FLOAT32 = np.dtype(np.float32)
 MAXIMUM, MAXIMUM_GRADIENT, AVERAGE = range(3)  # kinds of pool.c
 ASK = np.dtype([("at", np.int32), ("tap", np.int32), ("share", np.float32)])  # `struct ask`
 
@@ -133,19 +134,24 @@ def _run(
     code: Array | None = None,
 ) -> None:  # fmt: skip
     """Fill `out` from `source`, both [N,H,W,C] or [N,C]; `code` is written or read."""
-    given = "dy" if function.endswith("_backward") else "x"
-    if (reason := supports(function, {given: source, "out": out})) is not None:
-        raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
+    if not source.dtype == out.dtype == FLOAT32 or source.size + out.size >= MOST_ELEMENTS:
+        given = "dy" if function.endswith("_backward") else "x"
+        if (reason := supports(function, {given: source, "out": out})) is not None:
+            raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
     made = _made(function, source, out, op)
     problem, tickets = library.Pool.from_buffer_copy(made.problem), (ctypes.c_int64 * 3)()
     problem.x, problem.out, problem.code = address(source), address(out), address(code)
     problem.x_pitch, problem.out_pitch = _pitch(source), _pitch(out)
     arguments = ctypes.addressof(problem), ctypes.addressof(tickets), None
-    parallel(made.workers, lambda worker, _: made.run(*arguments))
+    if made.workers == 1:
+        made.run(*arguments)
+    else:
+        parallel(made.workers, lambda worker, _: made.run(*arguments))
 
 
 def _pitch(array: Array) -> int:
-    return pixel_pitch(array) if array.ndim == 4 else array.shape[1]
+    whole = array.ndim == 2 or array.flags.c_contiguous
+    return array.shape[-1] if whole else pixel_pitch(array)
 
 
 @implements(spec.max_pool2d)
