@@ -33,6 +33,7 @@ KINDS = {  # precision of a kernel -> its row of the tolerance table
 }
 HOST_PRECISIONS = ("fp32", "fp16", "bf16")  # tf32 is the tensor cores'
 PART_BYTES = 1 << 27  # float64 images of one part of the check
+LINE_BYTES = 64  # a cache line, and the widest vector
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,24 @@ def make(layer: Layer, name: str, batch: int, precision: str = "fp32") -> Work |
         "max_pool": {"x": y},
         "avg_pool": {"x": y},
     }.get(name, {"x": x, "w": w, "b": w[:1]})
-    given = {n: rng.standard_normal(shape, np.float32) for n, shape in shapes.items()}
-    kind = KINDS[precision]
-    if kind in ("float16", "bfloat16"):
-        given = {n: a if n == "b" else a.astype(numpy_dtype(kind)) for n, a in given.items()}
+    kind, given = KINDS[precision], {}
+    for n, shape in shapes.items():
+        narrow = n != "b" and kind in ("float16", "bfloat16")
+        given[n] = aligned(shape, kind if narrow else "float32")
+        given[n][...] = rng.standard_normal(shape, np.float32)
     return Work(layer, name, batch, given, precision)
+
+
+def aligned(shape: Sequence[int], dtype: str) -> np.ndarray:
+    """An array with arbitrary content on a cache line's start, as the engine's and torch's are.
+
+    NumPy's own begin 16 bytes behind one, so that every vector of 64 bytes touches two lines.
+    """
+    kind = numpy_dtype(dtype)
+    size = math.prod(shape) * kind.itemsize
+    raw = np.empty(size + LINE_BYTES, np.uint8)
+    start = -raw.ctypes.data % LINE_BYTES
+    return raw[start : start + size].view(kind).reshape(tuple(shape))
 
 
 Calls = list[tuple[str, dict[str, Any]]]
@@ -138,7 +152,7 @@ class Host:
 
     def empty(self, shape: Sequence[int], dtype: str) -> Any:
         """An array with arbitrary content."""
-        return np.empty(tuple(shape), numpy_dtype(dtype))
+        return aligned(shape, dtype)
 
 
 def our_calls(work: Work, place: Host) -> tuple[Calls, Any]:

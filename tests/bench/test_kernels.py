@@ -101,6 +101,18 @@ def test_kernels__table_has_a_line_for_each_row(bench):
 
 
 @pytest.mark.parametrize("name", work.PASSES)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_make__arrays_begin_where_the_engines_do(name, precision):
+    made = work.make(SUITES["vgg16"].layers[1], name, 1, precision)
+    calls, out = work.our_calls(made, work.Host(made.given))
+    arrays = [a for _, told in calls for a in told.values() if isinstance(a, np.ndarray)]
+    assert len(arrays) >= 2
+    for array in (*arrays, out):
+        assert array.ctypes.data % 64 == 0
+        assert array.flags.c_contiguous
+
+
+@pytest.mark.parametrize("name", work.PASSES)
 @pytest.mark.parametrize("layer", HARD, ids=map(str, HARD))
 def test_ways__all_agree_with_float64(torch, layer, name):
     from cnnengine.bench.baselines import torch_ways
