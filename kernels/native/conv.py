@@ -14,8 +14,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from .. import spec
 from ..arrays import pixel_pitch
 from ..errors import UnsupportedError
@@ -51,7 +49,7 @@ def supports(function: str, arguments: Mapping[str, Any]) -> str | None:
     if function == "conv2d_wgrad":
         images.pop("out")
     for name, image in images.items():
-        if image is not None and any(border(image)):
+        if image is not None and not _whole(image) and any(border(image)):
             return f"takes no array with a border of zeros, {name} has one"
     for name in ("x", "w", "dy", "out"):
         if name in arguments and math.prod(arguments[name].shape) >= MOST_ELEMENTS:
@@ -145,7 +143,7 @@ def _run(
     arguments: dict[str, Any],
     workspace: Any,
     config: Config | None,
-    fill: Callable[[Any, list[np.ndarray]], None],
+    fill: Callable[[Any, list[int]], None],
 ) -> None:
     if config is None:
         config = choose(function, arguments)
@@ -161,8 +159,16 @@ def _run(
     plan.run(made, entry, workspace, fill, arguments.get("db"))
 
 
+def _whole(image: Any) -> bool:
+    """Whether this is an array, not a graph's value, and its pixels follow one another."""
+    flags = getattr(image, "flags", None)
+    return flags is not None and flags.c_contiguous
+
+
 def _pitch(array: Any) -> int:
-    return 0 if array is None else pixel_pitch(array)
+    if array is None:
+        return 0
+    return array.shape[3] if array.flags.c_contiguous else pixel_pitch(array)
 
 
 @implements(spec.conv2d)
@@ -180,9 +186,9 @@ def conv2d(
 ) -> None:
     """Bias and ReLU join in the registers; a residual on the way out of the L1 cache."""
 
-    def fill(p: Any, shared: list[np.ndarray]) -> None:
+    def fill(p: Any, shared: list[int]) -> None:
         p.x, p.w, p.b, p.out = address(x), address(w), address(b), address(out)
-        p.residual, p.relu, p.packed = address(residual), relu, address(shared[0])
+        p.residual, p.relu, p.packed = address(residual), relu, shared[0]
         p.x_pitch, p.out_pitch, p.residual_pitch = _pitch(x), _pitch(out), _pitch(residual)
 
     arguments = {"x": x, "w": w, "out": out, "op": op, "residual": residual}
@@ -204,9 +210,9 @@ def conv2d_relu_pool(
 ) -> None:
     """Two rows of the convolution at a time stay in the L1 cache and are pooled from there."""
 
-    def fill(p: Any, shared: list[np.ndarray]) -> None:
+    def fill(p: Any, shared: list[int]) -> None:
         p.x, p.w, p.b, p.out = address(x), address(w), address(b), address(out)
-        p.code, p.packed = address(code), address(shared[0])
+        p.code, p.packed = address(code), shared[0]
         p.x_pitch, p.out_pitch = _pitch(x), _pitch(out)
 
     arguments = {"x": x, "w": w, "out": out, "op": op, "pool": pool}
@@ -227,11 +233,11 @@ def conv2d_dgrad(
 ) -> None:
     """The forward kernel on dy with flipped, transposed weights; a stride has a pass per phase."""
 
-    def fill(p: Any, shared: list[np.ndarray]) -> None:
+    def fill(p: Any, shared: list[int]) -> None:
         p.x, p.w, p.out = address(dy), address(w), address(out)
-        p.mask, p.packed = address(mask), address(shared[0])
+        p.mask, p.packed = address(mask), shared[0]
         p.x_pitch, p.out_pitch, p.mask_pitch = _pitch(dy), _pitch(out), _pitch(mask)
-        p.db = None if db is None else address(shared[1])
+        p.db = None if db is None else shared[1]
 
     arguments = {"dy": dy, "w": w, "out": out, "op": op, "mask": mask, "db": db}
     _run("conv2d_dgrad", arguments, workspace, config, fill)
@@ -249,8 +255,8 @@ def conv2d_wgrad(
 ) -> None:
     """Outer products of dy and x summed over pixels in registers; parts are added in order."""
 
-    def fill(p: Any, shared: list[np.ndarray]) -> None:
-        p.x, p.dy, p.out, p.partial = address(x), address(dy), address(out), address(shared[0])
+    def fill(p: Any, shared: list[int]) -> None:
+        p.x, p.dy, p.out, p.partial = address(x), address(dy), address(out), shared[0]
         p.x_pitch, p.dy_pitch = _pitch(x), _pitch(dy)
 
     arguments = {"x": x, "dy": dy, "out": out, "op": op}
@@ -270,10 +276,10 @@ def conv2d_relu_pool_backward(
 ) -> None:
     """One pass over dy and code that writes every pixel of out once."""
 
-    def fill(p: Any, shared: list[np.ndarray]) -> None:
+    def fill(p: Any, shared: list[int]) -> None:
         p.dy, p.code, p.out = address(dy), address(code), address(out)
         p.dy_pitch, p.out_pitch = _pitch(dy), _pitch(out)
-        p.db = None if db is None else address(shared[1])
+        p.db = None if db is None else shared[1]
 
     arguments = {"dy": dy, "out": out, "db": db}
     _run("conv2d_relu_pool_backward", arguments, workspace, config, fill)

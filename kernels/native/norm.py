@@ -80,14 +80,14 @@ class _Stages:
         if workspace is None:
             workspace = np.empty(self._made.workspace_bytes, np.uint8)
         self._workspace = workspace
-        self._sums = np.empty(0, np.float32)
+        self._sums_at = workspace.ctypes.data
 
     def run(self, stage: int, *, relu: bool = False, **arrays: Array | None) -> None:
         """One stage on all threads; `arrays` by their names in C."""
 
-        def fill(p: Any, shared: list[np.ndarray]) -> None:
-            self._sums = shared[0]
-            p.stage, p.relu, p.sums = stage, relu, address(shared[0])
+        def fill(p: Any, shared: list[int]) -> None:
+            self._sums_at = shared[0]
+            p.stage, p.relu, p.sums = stage, relu, shared[0]
             for name, array in arrays.items():
                 setattr(p, name, address(array))
                 if array is not None and array.ndim == 4:
@@ -101,7 +101,8 @@ class _Stages:
         counts = np.full((problem.chunks, 1), float(problem.pixels_per_chunk))
         if problem.chunks:
             counts[-1] = self.pixels - (problem.chunks - 1) * problem.pixels_per_chunk
-        used = self._sums[: problem.chunks * 2 * self.channels]
+        size = problem.chunks * 2 * self.channels
+        used = plan.floats(self._workspace, self._sums_at, size)
         both = used.reshape(problem.chunks, 2, self.channels).astype(np.float64)
         return counts, both[:, 0], both[:, 1]
 
@@ -215,7 +216,7 @@ def _run_lrn(function: str, x: Array, dy: Array | None, out: Array, op: LRN) -> 
     variant = library.filled(channels)
     made = _lrn_plan(math.prod(pixels), channels, op, variant, get_threads())
 
-    def fill(p: Any, shared: list[np.ndarray]) -> None:
+    def fill(p: Any, shared: list[int]) -> None:
         p.x, p.dy, p.out = address(x), address(dy), address(out)
         p.x_pitch, p.out_pitch = pixel_pitch(x), pixel_pitch(out)
         p.dy_pitch = 0 if dy is None else pixel_pitch(dy)

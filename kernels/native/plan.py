@@ -44,7 +44,7 @@ class Plan:
     scratch: int
     workers: int
 
-    @property
+    @functools.cached_property
     def workspace_bytes(self) -> int:
         """Bytes to hand in, with room to align them."""
         return 2 * ALIGNMENT + sum(self.shared) + self.workers * self.scratch
@@ -221,18 +221,24 @@ def _plan(problems: Any, tables: Any, width: int, db: bool, workers: int) -> Pla
     )
 
 
+def floats(workspace: Any, at: int, count: int) -> np.ndarray:
+    """The `count` float32 numbers of a workspace that stand at address `at`."""
+    first = at - workspace.ctypes.data
+    return workspace[first : first + 4 * count].view(np.float32)
+
+
 def run(
     plan: Plan,
     entry: Any,
     workspace: Any,
-    fill: Callable[[Any, list[np.ndarray]], None],
+    fill: Callable[[Any, list[int]], None],
     db: np.ndarray | None = None,
 ) -> None:
     """Run the problems in order, each on all threads.
 
-    `fill(problem, shared)` sets the addresses in a copy of each problem; `shared` are the parts of
-    the workspace as float32 arrays. `db` [C] receives the sum of the problems' partial sums, the
-    second part [chunks, C], in the order of problems and chunks. Raises: ShapeError.
+    `fill(problem, shared)` sets the addresses in a copy of each problem; `shared` are those of the
+    parts of the workspace. `db` [C] receives the sum of the problems' partial sums, the second part
+    [chunks, C] float32, in the order of problems and chunks. Raises: ShapeError.
     """
     if workspace is None:
         workspace = np.empty(plan.workspace_bytes, np.uint8)
@@ -242,26 +248,26 @@ def run(
         f"the workspace must have {plan.workspace_bytes} bytes",
         workspace=workspace.nbytes,
     )
-    start = -workspace.ctypes.data % ALIGNMENT
+    origin = workspace.ctypes.data
+    start = -origin % ALIGNMENT
     tickets = workspace[start : start + ALIGNMENT]
-    start += ALIGNMENT
-    shared = []
+    tickets_at = origin + start
+    shared = [tickets_at + ALIGNMENT]
     for size in plan.shared:
-        shared.append(workspace[start : start + size].view(np.float32))
-        start += size
-    scratch = workspace.ctypes.data + start
+        shared.append(shared[-1] + size)
+    scratch = shared[-1]
     if db is not None:
         db[...] = 0
     for template in plan.problems:
         problem = type(template).from_buffer_copy(template)
         fill(problem, shared)
         tickets[:] = 0
-        arguments = ctypes.addressof(problem), tickets.ctypes.data
+        arguments = ctypes.addressof(problem), tickets_at
 
         def work(worker: int, _: int, arguments: tuple[int, int] = arguments) -> None:
             entry(*arguments, scratch + worker * plan.scratch)
 
         parallel(min(plan.workers, max(1, problem.chunks)), work)
         if db is not None:
-            partial = shared[1][: problem.chunks * db.size].reshape(problem.chunks, db.size)
-            db += np.add.reduce(partial, axis=0)
+            partial = floats(workspace, shared[1], problem.chunks * db.size)
+            db += np.add.reduce(partial.reshape(problem.chunks, db.size), axis=0)
