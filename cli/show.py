@@ -28,7 +28,8 @@ LAST = "the last"
 @click.option("--training/--inference", default=False, help="[default: inference]")
 @click.option("--graph", "graph_pass", is_flag=False, flag_value=LAST, metavar="[PASS]",
               help="Print the graph after a pass: build, autodiff (training), fold (inference), "
-              "fuse, layout (GPUs), concat, select.  [default: the last]")  # fmt: skip
+              "fuse, layout (GPUs), concat, select, pack (inference).  "
+              "[default: the last]")  # fmt: skip
 @click.option("--plan", is_flag=True, help="Print the steps that will run, each with its reason.")
 @click.option("--freeze-until", metavar="LAYER",
               help="As in train: tell what is frozen, and what training starts from.")  # fmt: skip
@@ -193,6 +194,11 @@ def _print_layers(
         facts.append(("forward + backward", output.scaled(final.flops(), "FLOP")))
     saved = 1 - memory.total_bytes / max(1, memory.unplanned_bytes)
     facts.append(("memory plan", f"{memory} ({saved:.0%} saved)"))
+    packed = [d.value for d in final.derived if d.value.packed]
+    if packed:
+        held, plain = sum(v.nbytes for v in packed), sum(4 * v.size for v in packed)
+        told = f"{output.scaled(held, 'B')} in place of {output.scaled(plain, 'B')}"
+        facts.append(("packed filters", told))
     output.print_facts([*facts, *(_facts_of(freezing) if freezing else [])])
 
 

@@ -8,6 +8,7 @@
     layout     passes/layout.py       borders of zeros, where a GPU convolves faster with them
     concat     passes/concat.py       what is concatenated is stored in place, as slices of channels
     select     passes/select.py       backend, algorithm, scratch memory and reason for each node
+    pack       passes/pack.py         filters that never change, packed once (inference)
     memory     passes/memory.py       lifetimes → offsets in one arena
 
 The program is then bound to arrays and run by runner.py.
@@ -28,6 +29,7 @@ from .passes.fold import fold
 from .passes.fuse import fuse
 from .passes.layout import layout
 from .passes.memory import plan_memory
+from .passes.pack import pack
 from .passes.select import select
 from .runner import Program
 
@@ -50,6 +52,8 @@ def passes(
     if fused:
         listed.append(("concat", partial(concat, backends=device.backends)))
     listed.append(("select", partial(select, backends=device.backends)))
+    if fused and folded and not training:
+        listed.append(("pack", pack))
     return listed
 
 

@@ -31,7 +31,8 @@ class Value:
     result: the node that writes it; scratch: work memory of one node. `border` is that of its
     memory: rows of zeros below each image, columns to the right of each row
     (`kernels/spec/grid.py`); `shape` does not count it. A value `within` another has no memory of
-    its own: it is the slice of that one's channels that begins at `offset`.
+    its own: it is the slice of that one's channels that begins at `offset`. Of filters that
+    are `packed` it tells for which algorithm, and how many elements they then take.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Value:
     border: tuple[int, int] = (0, 0)
     within: Value | None = None
     offset: int = 0
+    packed: tuple[str, int] | None = None
 
     @property
     def root(self) -> Value:
@@ -59,7 +61,9 @@ class Value:
 
     @property
     def memory_shape(self) -> tuple[int, ...]:
-        """The shape with the border."""
+        """The shape with the border, or of what is packed."""
+        if self.packed is not None:
+            return self.packed[1:]
         if self.border == (0, 0):
             return self.shape
         n, h, w, c = self.shape
@@ -72,16 +76,18 @@ class Value:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the array and its border."""
+        """Bytes of its memory."""
         return math.prod(self.memory_shape) * spec.ITEMSIZE[self.dtype]
 
     def __str__(self) -> str:
         """Like `conv1/y: float32[64,28,28,32]`, then the border if there is one: `+1+1`.
 
-        Of a slice also where it lies: `in concat1/y[64:96]`.
+        Of a slice also where it lies: `in concat1/y[64:96]`; of packed filters for what.
         """
         border = "" if self.border == (0, 0) else f"+{self.border[0]}+{self.border[1]}"
-        return f"{self.name}: {self.dtype}[{','.join(map(str, self.shape))}]{border}{self.place}"
+        packed = "" if self.packed is None else f" for {self.packed[0]}"
+        extents = ",".join(map(str, self.shape))
+        return f"{self.name}: {self.dtype}[{extents}]{border}{self.place}{packed}"
 
     @property
     def place(self) -> str:
@@ -125,14 +131,15 @@ def paces(parameters: Iterable[Parameter]) -> list[Pace]:
 class Derived:
     """A value that the host computes from parameters and states whenever these are loaded.
 
-    `compute` takes the sources as float64 arrays and returns the value, which is then rounded
-    once; `formula` says the same to people.
+    `compute` takes the sources as float64 arrays (where not `wide`: as they are stored) and returns
+    the value, which is then rounded once; `formula` says the same to people.
     """
 
     value: Value
     sources: tuple[Value, ...]
     formula: str
     compute: Callable[..., np.ndarray]
+    wide: bool = True
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import philox, registry, spec
+from ..kernels.prepared import Packed
 from . import files
 from .arena import ParameterArena
 from .device import Device, numpy_dtype
@@ -132,23 +133,28 @@ class Storage:
         }
         self._derived = _derived(programs)
         self.derived = {
-            name: device.zeros(d.value.shape, d.value.dtype) for name, d in self._derived.items()
+            name: device.zeros(d.value.memory_shape, d.value.dtype)
+            for name, d in self._derived.items()
         }
 
     @np.errstate(all="ignore")
     def derive(self) -> None:
         """Compute what the programs derive from parameters and states; due when these change."""
         for name, derived in self._derived.items():
-            sources = [self._wide(value) for value in derived.sources]
+            sources = [self._source(value, derived.wide) for value in derived.sources]
             self.device.copy_from_host(self.derived[name], derived.compute(*sources))
+            for source in sources:
+                files.forget(source)
 
-    def _wide(self, value: Value) -> np.ndarray:
-        """A parameter (the master's) or state on the host in float64."""
+    def _source(self, value: Value, wide: bool) -> np.ndarray:
+        """A parameter (the master's) or state on the host, in float64 if `wide`."""
         stored, name = self.states.get(value.name), value.name
         array = self.parameters.host(name) if stored is None else self.device.to_host(stored)
-        wide = array.astype(np.float64)
+        if not wide:
+            return array
+        source = array.astype(np.float64)
         files.forget(array)
-        return wide
+        return source
 
     @staticmethod
     def bytes(device: Device, programs: Iterable[Program]) -> int:
@@ -234,7 +240,9 @@ def _arrays(program: Program, storage: Storage, fed: Mapping[str, Any]) -> dict[
     for value in graph.states:
         arrays[value] = storage.states[value.name]
     for derived in graph.derived:
-        arrays[derived.value] = storage.derived[derived.value.name]
+        value, array = derived.value, storage.derived[derived.value.name]
+        packed = value.packed and Packed(array, value.shape, value.packed[0])
+        arrays[value] = packed or array
     for name, value in graph.outputs.items():
         if name.startswith("grad/"):
             arrays[value] = storage.parameters.gradient(name.removeprefix("grad/"))

@@ -18,6 +18,7 @@ from typing import Any
 
 from . import spec
 from .errors import BackendError, UnsupportedError
+from .prepared import Prepared
 
 BACKENDS = ("numpy", "native", "triton", "cupy")
 
@@ -62,6 +63,11 @@ class Backend:
         """
         pretend = getattr(self.package, "pretended", lambda _: contextlib.nullcontext())
         return pretend(processors)
+
+    def prepare(self, name: str, arguments: Mapping[str, Any]) -> Prepared | None:
+        """How to make one call whose filters never change; None: as any other."""
+        offered = getattr(self.package, "prepare", None)
+        return None if offered is None else offered(name, arguments)
 
     def session(self) -> contextlib.AbstractContextManager[None]:
         """A context inside which the backend owns its threads or stream; runs happen in one."""

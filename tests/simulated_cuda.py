@@ -311,6 +311,7 @@ class Backend:
         self.device = device
         self.numpy = registry.load("numpy")
         self.supports, self.choose = self.numpy.supports, self.numpy.choose
+        self.prepare = self.numpy.prepare
         self.borders = False
 
     def session(self) -> Any:

@@ -23,7 +23,7 @@ def select(graph: Graph, backends: Sequence[str]) -> Graph:
 def _select(node: Node, position: int, backends: Sequence[str]) -> Node:
     if node.op == "reshape":
         return node
-    return _with_choice(node, position, choose(node, backends))
+    return with_choice(node, position, choose(node, backends))
 
 
 def choose(node: Node, backends: Sequence[str]) -> Choice:
@@ -52,10 +52,11 @@ def possible(node: Node, backends: Sequence[str]) -> Choice | None:
         return None
 
 
-def _with_choice(node: Node, position: int, choice: Choice) -> Node:
+def with_choice(node: Node, position: int, choice: Choice) -> Node:
+    """The node with its choice, and the scratch memory that it asks for."""
     if node.op in ("concat", "channel_slice"):
         choice = replace(choice, reason=_in_place(node))
-    arguments = dict(node.arguments)
+    arguments = {name: a for name, a in node.arguments.items() if name != "workspace"}
     if "config" in spec.directions(node.op):
         arguments["config"] = choice.config
         if choice.config.workspace_bytes:

@@ -11,9 +11,10 @@ from typing import Any
 from .. import spec
 from ..errors import UnsupportedError
 from ..numpy.threads import session
+from ..prepared import Prepared
 from . import library
 
-__all__ = ["choose", "missing", "session", "supports"]
+__all__ = ["choose", "missing", "prepare", "session", "supports"]
 
 
 def missing() -> str | None:
@@ -44,6 +45,13 @@ def choose(function: str, arguments: Mapping[str, Any], variant: str | None = No
     file = _file(function)
     assert file is not None
     return file.choose(function, arguments, variant)
+
+
+def prepare(function: str, arguments: Mapping[str, Any]) -> Prepared | None:
+    """How a call is made whose filters never change; None if it gains nothing by it."""
+    from . import packing
+
+    return packing.prepare(function, arguments)
 
 
 def _file(function: str) -> Any:

@@ -18,25 +18,13 @@ from .. import spec
 from ..arrays import pixel_pitch
 from ..errors import UnsupportedError
 from ..numpy.threads import get_threads
+from ..prepared import Packed
 from ..spec.contract import Array, Config, Out, dtype_name, implements
 from ..spec.grid import border
 from . import library, plan
+from .conv_plan import KERNELS, best_algorithm, config_of, make_plan, winograd_applies
 from .plan import MOST_ELEMENTS, address
 
-KERNELS = {  # the C kernel of each function, by algorithm
-    "direct": {
-        "conv2d": "correlate",
-        "conv2d_relu_pool": "correlate",
-        "conv2d_dgrad": "correlate",
-        "conv2d_wgrad": "wgrad",
-        "conv2d_relu_pool_backward": "unpool",
-    },
-    "winograd": dict.fromkeys(("conv2d", "conv2d_relu_pool", "conv2d_dgrad"), "winograd"),
-}
-# What Winograd's algorithm costs besides its products, in multiply-adds, measured on AVX-512: a
-# channel of a tile there and back, and a product's filter, in L2 or streamed from L3.
-WINOGRAD_BLOCK, TRANSFORMED = 16, 200
-FILTERS_LEAVE_L2, FILTERS_STAY, FILTERS_STREAM = 3 << 19, 3, 44
 LEAST_CHANNELS = 4  # of a group: below, most of a tile would be padding
 
 
@@ -78,64 +66,9 @@ def choose(function: str, arguments: Mapping[str, Any], variant: str | None = No
         raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
     variant = variant or library.runnable()[-1]
     workers = get_threads()
-    algorithm = "winograd" if _winograd_pays(function, arguments) else "direct"
-    made = _plan(function, arguments, algorithm, variant, workers)
-    how = "Winograd's F(2x2, 3x3)" if algorithm == "winograd" else "direct"
-    return Config(
-        f"{algorithm}-{variant}",
-        (("workers", workers),),
-        made.workspace_bytes,
-        f"float32, {how} in register tiles ({variant}), chunks: "
-        + ", ".join(str(p.chunks) for p in made.problems),
-    )
-
-
-def _winograd_applies(function: str, a: Mapping[str, Any]) -> bool:
-    """3x3 filters of stride 1 over whole blocks of channels."""
-    if function not in KERNELS["winograd"]:
-        return False
-    op, back = a["op"], function == "conv2d_dgrad"
-    folds = back and op.padding_mode == "edge"
-    unit = a["w"].shape[1:3] == (3, 3) and op.stride == op.dilation == (1, 1)
-    return unit and not folds and _channels(back, a)[0] % WINOGRAD_BLOCK == 0
-
-
-def _channels(back: bool, a: Mapping[str, Any]) -> tuple[int, int]:
-    """Channels in and out of a group of what a kernel computes, `back` through dgrad or forward."""
-    (k, _, _, c), groups = a["w"].shape, a["op"].groups
-    return (k // groups, c) if back else (c, k // groups)
-
-
-def _winograd_pays(function: str, a: Mapping[str, Any]) -> bool:
-    """Whether Winograd's algorithm applies and should be faster: multiply-adds of one image.
-
-    Not of the batch: an image must have the same bits in a batch of any size.
-    """
-    if not _winograd_applies(function, a):
-        return False
-    back = function == "conv2d_dgrad"
-    c, k = _channels(back, a)
-    _, h, w, _ = a["out"].shape if back else a["op"].output_shape(a["x"].shape, a["w"].shape)
-    tiles, products = -(-h // 2) * -(-w // 2), 16 * c * k
-    loaded = FILTERS_STREAM if products > FILTERS_LEAVE_L2 else FILTERS_STAY
-    by_tiles = tiles * (1.1 * products + TRANSFORMED * (c + k)) + loaded * products
-    return by_tiles < 0.95 * 9 * h * w * c * k
-
-
-def _plan(
-    function: str, a: Mapping[str, Any], algorithm: str, variant: str, workers: int
-) -> plan.Plan:
-    shapes = {name: tuple(a[name].shape) for name in ("x", "w", "out") if name in a}
-    db = a.get("db") is not None
-    kernel = KERNELS[algorithm].get(function, "")
-    if function == "conv2d_dgrad":
-        return plan.dgrad(shapes["out"], shapes["w"], a["op"], db, variant, workers, kernel)
-    if function == "conv2d_wgrad":
-        return plan.wgrad(shapes["x"], shapes["out"], a["op"], variant, workers)
-    if function == "conv2d_relu_pool_backward":
-        return plan.unpool(shapes["out"], db, variant, workers)
-    pool = function == "conv2d_relu_pool"
-    return plan.forward(shapes["x"], shapes["w"], a["op"], pool, variant, workers, kernel)
+    algorithm = best_algorithm(function, arguments)
+    made = make_plan(function, arguments, algorithm, variant, workers)
+    return config_of(made, algorithm, variant, workers)
 
 
 def _run(
@@ -150,11 +83,12 @@ def _run(
     elif (reason := supports(function, arguments)) is not None:
         raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
     algorithm, variant = config.algorithm.split("-")
-    if algorithm == "winograd" and not _winograd_applies(function, arguments):
+    if algorithm == "winograd" and not winograd_applies(function, arguments):
         raise UnsupportedError(
             f"{function}: backend native has no {config.algorithm} for this call"
         )
-    made = _plan(function, arguments, algorithm, variant, config["workers"])
+    packed = _packed_for(function, config, arguments.get("w"))
+    made = make_plan(function, arguments, algorithm, variant, config["workers"], prepared=packed)
     entry = getattr(library.open_library(variant), f"{KERNELS[algorithm][function]}_run")
     plan.run(made, entry, workspace, fill, arguments.get("db"))
 
@@ -163,6 +97,24 @@ def _whole(image: Any) -> bool:
     """Whether this is an array, not a graph's value, and its pixels follow one another."""
     flags = getattr(image, "flags", None)
     return flags is not None and flags.c_contiguous
+
+
+def _packed_for(function: str, config: Config, w: Any) -> bool:
+    """Whether filters are packed. Raises: UnsupportedError if for another algorithm."""
+    if isinstance(w, Packed) and w.algorithm != config.algorithm:
+        raise UnsupportedError(
+            f"{function}: backend native: w is packed for {w.algorithm}, not {config.algorithm}"
+        )
+    return isinstance(w, Packed)
+
+
+def _place(p: Any, w: Any, shared: list[int]) -> None:
+    """Tell a problem where its filters are, and where they and shared inputs are packed."""
+    if isinstance(w, Packed):
+        p.packed = address(w.data)
+    else:
+        p.w, p.packed = address(w), shared[0]
+    p.inputs = shared[1]
 
 
 def _pitch(array: Any) -> int:
@@ -187,8 +139,9 @@ def conv2d(
     """Bias and ReLU join in the registers; a residual on the way out of the L1 cache."""
 
     def fill(p: Any, shared: list[int]) -> None:
-        p.x, p.w, p.b, p.out = address(x), address(w), address(b), address(out)
-        p.residual, p.relu, p.packed = address(residual), relu, shared[0]
+        p.x, p.b, p.out = address(x), address(b), address(out)
+        p.residual, p.relu = address(residual), relu
+        _place(p, w, shared)
         p.x_pitch, p.out_pitch, p.residual_pitch = _pitch(x), _pitch(out), _pitch(residual)
 
     arguments = {"x": x, "w": w, "out": out, "op": op, "residual": residual}
@@ -211,8 +164,8 @@ def conv2d_relu_pool(
     """Two rows of the convolution at a time stay in the L1 cache and are pooled from there."""
 
     def fill(p: Any, shared: list[int]) -> None:
-        p.x, p.w, p.b, p.out = address(x), address(w), address(b), address(out)
-        p.code, p.packed = address(code), shared[0]
+        p.x, p.b, p.out, p.code = address(x), address(b), address(out), address(code)
+        _place(p, w, shared)
         p.x_pitch, p.out_pitch = _pitch(x), _pitch(out)
 
     arguments = {"x": x, "w": w, "out": out, "op": op, "pool": pool}
@@ -234,10 +187,10 @@ def conv2d_dgrad(
     """The forward kernel on dy with flipped, transposed weights; a stride has a pass per phase."""
 
     def fill(p: Any, shared: list[int]) -> None:
-        p.x, p.w, p.out = address(dy), address(w), address(out)
-        p.mask, p.packed = address(mask), shared[0]
+        p.x, p.out, p.mask = address(dy), address(out), address(mask)
+        _place(p, w, shared)
         p.x_pitch, p.out_pitch, p.mask_pitch = _pitch(dy), _pitch(out), _pitch(mask)
-        p.db = None if db is None else shared[1]
+        p.db = None if db is None else shared[2]
 
     arguments = {"dy": dy, "w": w, "out": out, "op": op, "mask": mask, "db": db}
     _run("conv2d_dgrad", arguments, workspace, config, fill)

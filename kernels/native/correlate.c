@@ -154,7 +154,7 @@ static void run_chunk(const struct correlate *p, int64_t chunk, int64_t next, fl
     if (k.db) memset(k.db, 0, (size_t)(p->groups * p->filters) * 4);
     place_taps(&k);
     if (p->shared_bands) {
-        k.packed = p->packed + p->panels * p->panel_floats + input * p->band_floats;
+        k.packed = p->inputs + input * p->band_floats;
     } else {
         float *packed = scratch + p->scratch_floats - p->band_floats;
         pack_input(&k, packed);
@@ -168,16 +168,21 @@ static void run_chunk(const struct correlate *p, int64_t chunk, int64_t next, fl
     for (; panel < end; panel++) run_panel(&k, panel);
 }
 
+/* The filters of calls that say `prepared`. */
+void correlate_pack(const struct correlate *p) {
+    for (int64_t i = 0; i < p->panels; i++)
+        pack_panel(p, i / panels_of(p), i % panels_of(p), p->packed + i * p->panel_floats);
+}
+
 /* One thread's share of a call: pack what all chunks read, then run chunks, while there are any. */
 void correlate_run(const struct correlate *p, struct tickets *shared, float *scratch) {
-    const int64_t units = p->panels + p->shared_bands;
+    const int64_t panels = p->prepared ? 0 : p->panels, units = panels + p->shared_bands;
     for (int64_t i; (i = atomic_fetch_add(&shared->first, 1)) < units;) {
-        if (i < p->panels) {
+        if (i < panels) {
             pack_panel(p, i / panels_of(p), i % panels_of(p), p->packed + i * p->panel_floats);
         } else {
-            const struct work k = place_input(p, i - p->panels);
-            float *bands = p->packed + p->panels * p->panel_floats;
-            pack_input(&k, bands + (i - p->panels) * p->band_floats);
+            const struct work k = place_input(p, i - panels);
+            pack_input(&k, p->inputs + (i - panels) * p->band_floats);
         }
         atomic_fetch_add(&shared->first_done, 1);
     }

@@ -15,7 +15,7 @@ struct correlate {
     float *out;
     int8_t *code;       /* with `pool`: where each maximum was found, or NULL */
     float *db;          /* [chunks, filters]: sums of out over the pixels of a chunk, or NULL */
-    float *packed;       /* packed weights, 64-byte aligned */
+    float *packed, *inputs; /* weights and shared inputs as tiles want them, 64-byte aligned */
     const int64_t *dr, *ds, *tap; /* of each tap: offsets into x, and r * S + s in w */
     int64_t taps, filter_area;    /* taps used here; R * S */
     int64_t images, height, width, channels, groups, filters; /* channels, filters: of one group */
@@ -24,10 +24,11 @@ struct correlate {
     int64_t step_h, step_w;
     int64_t out_h, out_w, first_h, first_w, every_h, every_w; /* where the grid lies in out */
     int64_t edge, relu, pool, transposed;
+    int64_t prepared; /* `packed` is so already: filters that never change */
     int64_t fold, fold_top, fold_left; /* the grid is the edge-padded image: fold it onto out */
     /* Set by correlate_plan: */
     int64_t band, bands, images_per_chunk, panels_per_chunk, chunks;
-    int64_t shared_bands, band_floats; /* inputs packed once, behind the panels, for all splits */
+    int64_t shared_bands, band_floats; /* inputs packed once for all splits */
     int64_t panels, panel_floats, scratch_floats; /* panels: of all groups; sizes: of one */
 };
 

@@ -22,6 +22,7 @@ STALE = (
 KERNELS = (  # each has a NAME_plan and a NAME_run
     "correlate", "winograd", "wgrad", "unpool", "norm", "lrn", "pool", "pointwise", "dropout",
 )  # fmt: skip
+PACKING = ("correlate", "winograd")  # these have a NAME_pack too
 LANES = {"generic": 4, "avx2": 8, "avx512": 16}  # floats in a vector
 
 
@@ -30,7 +31,7 @@ class Correlate(ctypes.Structure):
 
     _fields_ = [
         *[(name, ctypes.c_void_p) for name in ("x", "w", "b", "residual", "mask", "out", "code")],
-        *[(name, ctypes.c_void_p) for name in ("db", "packed", "dr", "ds", "tap")],
+        *[(name, ctypes.c_void_p) for name in ("db", "packed", "inputs", "dr", "ds", "tap")],
         *[(name, ctypes.c_int64) for name in ("taps", "filter_area")],
         *[(name, ctypes.c_int64) for name in ("images", "height", "width", "channels")],
         *[(name, ctypes.c_int64) for name in ("groups", "filters")],
@@ -38,9 +39,10 @@ class Correlate(ctypes.Structure):
         *[(name, ctypes.c_int64) for name in ("residual_pitch", "mask_pitch", "rows", "cols")],
         *[(name, ctypes.c_int64) for name in ("step_h", "step_w", "out_h", "out_w")],
         *[(name, ctypes.c_int64) for name in ("first_h", "first_w", "every_h", "every_w")],
-        *[(name, ctypes.c_int64) for name in ("edge", "relu", "pool", "transposed", "fold")],
-        *[(name, ctypes.c_int64) for name in ("fold_top", "fold_left", "band", "bands")],
-        *[(name, ctypes.c_int64) for name in ("images_per_chunk", "panels_per_chunk", "chunks")],
+        *[(name, ctypes.c_int64) for name in ("edge", "relu", "pool", "transposed")],
+        *[(name, ctypes.c_int64) for name in ("prepared", "fold", "fold_top", "fold_left")],
+        *[(name, ctypes.c_int64) for name in ("band", "bands", "images_per_chunk")],
+        *[(name, ctypes.c_int64) for name in ("panels_per_chunk", "chunks")],
         *[(name, ctypes.c_int64) for name in ("shared_bands", "band_floats")],
         *[(name, ctypes.c_int64) for name in ("panels", "panel_floats", "scratch_floats")],
     ]
@@ -157,6 +159,9 @@ def open_library(variant: str) -> ctypes.CDLL:
         make, run = getattr(library, f"{kernel}_plan"), getattr(library, f"{kernel}_run")
         make.argtypes, make.restype = [pointer], None  # the problem, to complete
         run.argtypes, run.restype = [pointer] * 3, None  # the problem, tickets, a thread's scratch
+    for kernel in PACKING:
+        pack = getattr(library, f"{kernel}_pack")
+        pack.argtypes, pack.restype = [pointer], None  # the problem
     return library
 
 

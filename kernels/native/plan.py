@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -93,9 +94,12 @@ def _correlate(
 @functools.lru_cache(maxsize=512)
 def forward(
     x: Shape, w: Shape, op: spec.Conv2d, pool: bool, variant: str, workers: int,
-    kernel: str = "correlate",
+    kernel: str = "correlate", prepared: bool = False,
 ) -> Plan:  # fmt: skip
-    """The plan of conv2d, or of conv2d_relu_pool; `kernel` is correlate or winograd."""
+    """The plan of conv2d, or of conv2d_relu_pool; `kernel` is correlate or winograd.
+
+    With `prepared` its filters are packed beforehand.
+    """
     (n, h, width, _), (k, r, s, cg) = x, w
     _, p, q, _ = op.output_shape(x, w)
     problem, table = _correlate(
@@ -120,8 +124,9 @@ def forward(
         edge=op.padding_mode == "edge",
         pool=pool,
         relu=0,
+        prepared=prepared,
     )
-    return _plan((problem,), (table,), k, False, workers)
+    return _plan((problem,), (table,), k, False, workers, prepared)
 
 
 @functools.lru_cache(maxsize=512)
@@ -209,13 +214,16 @@ def unpool(out: Shape, db: bool, variant: str, workers: int) -> Plan:
     return Plan((problem,), (), (0, aligned(4 * partial)), 0, workers)
 
 
-def _plan(problems: Any, tables: Any, width: int, db: bool, workers: int) -> Plan:
-    packed = max(p.panels * p.panel_floats + p.shared_bands * p.band_floats for p in problems)
+def _plan(
+    problems: Any, tables: Any, width: int, db: bool, workers: int, prepared: bool = False
+) -> Plan:
+    packed = 0 if prepared else max(p.panels * p.panel_floats for p in problems)
+    inputs = max(p.shared_bands * p.band_floats for p in problems)
     partial = max(p.chunks for p in problems) * width if db else 0
     return Plan(
         problems,
         tables,
-        shared=(aligned(4 * packed), aligned(4 * partial)),
+        shared=(aligned(4 * packed), aligned(4 * inputs), aligned(4 * partial)),
         scratch=aligned(4 * max(p.scratch_floats for p in problems)),
         workers=max(1, min(workers, max(p.chunks for p in problems))),
     )
@@ -237,7 +245,7 @@ def run(
     """Run the problems in order, each on all threads.
 
     `fill(problem, shared)` sets the addresses in a copy of each problem; `shared` are those of the
-    parts of the workspace. `db` [C] receives the sum of the problems' partial sums, the second part
+    parts of the workspace. `db` [C] receives the sum of the problems' partial sums, the last part
     [chunks, C] float32, in the order of problems and chunks. Raises: ShapeError.
     """
     if workspace is None:
@@ -252,10 +260,7 @@ def run(
     start = -origin % ALIGNMENT
     tickets = workspace[start : start + ALIGNMENT]
     tickets_at = origin + start
-    shared = [tickets_at + ALIGNMENT]
-    for size in plan.shared:
-        shared.append(shared[-1] + size)
-    scratch = shared[-1]
+    *shared, scratch = itertools.accumulate(plan.shared, initial=tickets_at + ALIGNMENT)
     if db is not None:
         db[...] = 0
     for template in plan.problems:
@@ -269,5 +274,5 @@ def run(
 
         parallel(min(plan.workers, max(1, problem.chunks)), work)
         if db is not None:
-            partial = floats(workspace, shared[1], problem.chunks * db.size)
+            partial = floats(workspace, shared[-1], problem.chunks * db.size)
             db += np.add.reduce(partial.reshape(problem.chunks, db.size), axis=0)

@@ -159,7 +159,7 @@ static void multiply_chunk(const struct correlate *p, int64_t chunk, int64_t nex
     if (k.db) memset(k.db, 0, (size_t)(p->groups * p->filters) * 4);
     float *products = k.sums + 4 * RUN * PANEL;
     if (p->shared_bands) {
-        k.packed = p->packed + p->panels * p->panel_floats + input * p->band_floats;
+        k.packed = p->inputs + input * p->band_floats;
     } else {
         float *packed = products;
         products += p->band_floats;
@@ -176,18 +176,23 @@ static void multiply_chunk(const struct correlate *p, int64_t chunk, int64_t nex
         multiply_panels(&k, panel, least(end, panel + TOGETHER), products);
 }
 
+/* The filters of calls that say `prepared`. */
+void winograd_pack(const struct correlate *p) {
+    for (int64_t i = 0; i < p->panels; i++)
+        transform_filters(p, i / panels_of(p), i % panels_of(p), p->packed + i * p->panel_floats);
+}
+
 /* One thread's share of a call: transform what all chunks read, then run chunks. */
 void winograd_run(const struct correlate *p, struct tickets *shared, float *scratch) {
-    const int64_t units = p->panels + p->shared_bands;
+    const int64_t panels = p->prepared ? 0 : p->panels, units = panels + p->shared_bands;
     for (int64_t i; (i = atomic_fetch_add(&shared->first, 1)) < units;) {
-        if (i < p->panels) {
+        if (i < panels) {
             transform_filters(p, i / panels_of(p), i % panels_of(p),
                               p->packed + i * p->panel_floats);
         } else {
-            struct work k = place_input(p, i - p->panels);
-            float *bands = p->packed + p->panels * p->panel_floats;
+            struct work k = place_input(p, i - panels);
             float *pixels = scratch + PANEL + 4 * RUN * PANEL;
-            transform_input(&k, pixels, bands + (i - p->panels) * p->band_floats);
+            transform_input(&k, pixels, p->inputs + (i - panels) * p->band_floats);
         }
         atomic_fetch_add(&shared->first_done, 1);
     }

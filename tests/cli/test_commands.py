@@ -344,7 +344,7 @@ def test_show__graph_after_a_pass(tmp_path, stage, has, lacks):
 
 def test_show__graph_without_a_pass_is_the_last(tmp_path):
     last = succeed("show", "lenet", "--graph", cwd=tmp_path).out
-    assert last == succeed("show", "lenet", "--graph", "select", cwd=tmp_path).out
+    assert last == succeed("show", "lenet", "--graph", "pack", cwd=tmp_path).out
 
 
 def test_show__plan_gives_backend_and_reason(tmp_path):

@@ -15,9 +15,10 @@ import pytest
 
 from cnnengine.kernels import native, registry, spec
 from cnnengine.kernels.errors import BackendError, ShapeError, UnsupportedError
-from cnnengine.kernels.native import library
+from cnnengine.kernels.native import library, packing
 from cnnengine.kernels.numpy import conv as reference
 from cnnengine.kernels.numpy import threads
+from cnnengine.kernels.prepared import Packed
 
 SOURCES = Path(native.__file__).parent
 PAD = spec.Conv2d(padding=(1, 1, 1, 1))
@@ -349,6 +350,58 @@ def test_conv2d__every_kind_of_winograd_plan(variant, name, shape, k, groups, ho
     call("conv2d", variant, x, w, b, out, op=op, relu=True)
     reference.conv2d(*[a.astype(float) for a in (x, w, b)], expected, op=op, relu=True)
     assert error(out, expected) < 1.5e-6
+
+
+@built
+@pytest.mark.parametrize("variant", library.runnable())
+@pytest.mark.parametrize(
+    ("shape", "k", "size", "groups", "pooled"),
+    [
+        ((1, 14, 14, 80), 300, 3, 1, False),
+        ((2, 13, 12, 96), 66, 3, 2, True),
+        ((1, 9, 11, 20), 17, 5, 1, True),
+        ((2, 7, 7, 70), 40, 1, 1, False),
+    ],
+)
+def test_prepare__packed_filters_give_the_bits_of_filters_as_they_are(
+    variant, shape, k, size, groups, pooled
+):
+    """And w itself is not read: it is gone when the kernel runs."""
+    op, function = spec.Conv2d(padding=(1, 1, 1, 1), groups=groups), "conv2d"
+    more = {}
+    if pooled:
+        function, more = "conv2d_relu_pool", {"pool": POOL}
+    x, w, b = draw(*shape), draw(k, size, size, shape[3] // groups), draw(k)
+    n, p, q, _ = op.output_shape(x.shape, w.shape)
+    shapes = (n, p // 2, q // 2, k) if pooled else (n, p, q, k)
+    code = [None] if pooled else []
+    expected, out = blank(*shapes), blank(*shapes)
+    arguments = {"x": x, "w": w, "b": b, "out": out, "op": op, **more}
+    made = packing.prepare(function, arguments, variant)
+    assert made is not None
+    kernel = registry.load("native").function(function)
+    kernel(x, w, b, expected, *code, op=op, **more, config=made.config)
+    data = np.full(made.elements, np.nan, np.float32)
+    made.pack(w, data)
+    held = Packed(data, w.shape, made.config.algorithm)
+    w[...] = np.nan
+    workspace = np.full(made.config.workspace_bytes, 255, np.uint8)
+    kernel(x, held, b, out, *code, op=op, **more, config=made.config, workspace=workspace)
+    np.testing.assert_array_equal(out, expected)
+    assert np.isfinite(out).all()
+    other = Packed(data, w.shape, "direct-none")
+    with pytest.raises(UnsupportedError, match="w is packed for direct-none, not"):
+        kernel(x, other, b, out, *code, op=op, **more, config=made.config)
+
+
+@built
+def test_prepare__is_for_convolutions_forward_that_run_here():
+    x, w, out = draw(1, 8, 8, 32), draw(32, 3, 3, 32), blank(1, 8, 8, 32)
+    arguments = {"x": x, "w": w, "out": out, "op": PAD}
+    assert packing.prepare("conv2d", arguments) is not None
+    assert packing.prepare("conv2d", arguments | {"x": x.astype(float)}) is None
+    assert packing.prepare("conv2d_dgrad", arguments | {"dy": x}) is None
+    assert registry.load("numpy").prepare("conv2d", arguments) is None
 
 
 @built
