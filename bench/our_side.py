@@ -87,7 +87,10 @@ class OurSide:
     def _network(self, **batches: Any) -> Network:
         network = Network(self.setting.description, self.device, **batches)
         wanted = network.state_dict()  # without training, auxiliary heads are left out
-        network.load({name: self.setting.weights[name] for name in wanted})
+        given = {name: self.setting.weights[name].view() for name in wanted}
+        for array in given.values():
+            array.flags.writeable = False  # as in a mapped file: what stays aside is not copied
+        network.load(given)
         return network
 
     def train(self) -> float:
