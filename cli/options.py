@@ -95,7 +95,8 @@ def _setting(name: str, default: Any) -> Decorator:
             f"--{flag}/--no-{flag}", name, default=None, help=f"{SETTINGS[name]}  {told}"
         )
     if name == "lr":
-        told = f"[default: {default}; adamw: {default_lr('adamw')}]"
+        folder = default_lr("sgd", folder=True)
+        told = f"[default: {default}; for a folder {folder}; adamw: {default_lr('adamw')}]"
     if default == "":
         told = ""
     return click.option(

@@ -12,6 +12,7 @@ from typing import Any
 from .errors import InputError, unknown_name
 
 MOST_THREADS = 1024
+FOLDER_LR = 0.01  # few pictures make few steps, of which larger ones blow up
 UPRIGHT = ("mnist",)  # data sets that a mirror spoils
 
 
@@ -104,14 +105,20 @@ _WORDS = {
 }  # fmt: skip
 
 
-def default_lr(optimizer: str) -> float:
-    """The learning rate of an optimizer when none is given."""
-    return {"adamw": 1e-3}.get(optimizer, TrainConfig.lr)
+def default_lr(optimizer: str, *, folder: bool = False) -> float:
+    """The learning rate of an optimizer when none is given; of sgd a lower one for a folder."""
+    return {"adamw": 1e-3}.get(optimizer, FOLDER_LR if folder else TrainConfig.lr)
 
 
 def default_flip(data: str) -> bool:
     """Whether images of a data set are mirrored when nobody says; digits are not."""
     return data not in UPRIGHT
+
+
+def _is_folder(data: str) -> bool:
+    from .data import REGISTRY  # here: it loads NumPy, which no help text needs
+
+    return data not in REGISTRY and Path(data).is_dir()
 
 
 def check_settings(told: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -145,8 +152,9 @@ def resolve_config(*sources: Mapping[str, Any]) -> TrainConfig:
     for source in sources:
         told |= source
         options |= source.get("options", {})
-    lr = default_lr(told.get("optimizer", TrainConfig.optimizer))
-    flip = default_flip(told.get("data", TrainConfig.data))
+    data = told.get("data", TrainConfig.data)
+    lr = default_lr(told.get("optimizer", TrainConfig.optimizer), folder=_is_folder(data))
+    flip = default_flip(data)
     config = TrainConfig(**{"lr": lr, "flip": flip, **told, "options": options})
     config.check()
     return config

@@ -41,6 +41,19 @@ def test_resolve_config__learning_rate_follows_the_optimizer(told, lr):
     assert default_lr("adamw") != TrainConfig.lr
 
 
+def test_resolve_config__learning_rate_is_lower_for_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos", "mnist"):
+        (tmp_path / name).mkdir()
+    told = {
+        data: resolve_config({"data": data, **more}).lr
+        for data, more in (
+            ("photos", {}), ("./mnist", {"optimizer": "adamw"}), ("mnist", {}), ("cifar10", {}),
+        )
+    }  # fmt: skip
+    assert told == {"photos": 0.01, "./mnist": 0.001, "mnist": 0.04, "cifar10": 0.04}
+
+
 @pytest.mark.parametrize(
     ("told", "flip"),
     [({}, True), ({"data": "cifar10"}, True), ({"data": "mnist"}, False),
