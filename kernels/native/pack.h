@@ -60,8 +60,9 @@ INLINE void copy_pixels(const float *from, int64_t from_step, float *to, int64_t
         for (int64_t j = 0; j < pixels; j++) memcpy(to + j * to_step, from + j * from_step, 64);
     } else if (count == from_step && count == to_step) {
         memcpy(to, from, (size_t)(pixels * count) * 4);
-    } else if (count == 3) {
-        for (int64_t j = 0; j < pixels; j++) memcpy(to + j * to_step, from + j * from_step, 12);
+    } else if (count == 3 && from_step) { /* a fourth float gives way to the next pixel's first */
+        for (; pixels > 1; pixels--, to += to_step, from += from_step) memcpy(to, from, 16);
+        if (pixels) memcpy(to, from, 12);
     } else {
         for (int64_t j = 0; j < pixels; j++)
             for (int64_t c = 0; c < count; c++) to[j * to_step + c] = from[j * from_step + c];
