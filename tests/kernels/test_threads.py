@@ -72,7 +72,10 @@ def test_parallel__works_in_a_forked_process():
     threads.parallel(3, lambda chunk, worker: None)
     child = os.fork()
     if child == 0:
-        together = threading.Barrier(3)
-        threads.parallel(3, lambda chunk, worker: together.wait(30) and None)
-        os._exit(7)
+        together, code = threading.Barrier(3), 1
+        try:
+            threads.parallel(3, lambda chunk, worker: together.wait(30) and None)
+            code = 7
+        finally:
+            os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
