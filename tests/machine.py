@@ -59,8 +59,11 @@ NATIVE_LACKS = (  # of the files that it has
 
 
 def _native_gap(call: Call) -> bool:
-    if call.border or call.function in NATIVE_LACKS:
+    if call.border or call.function in NATIVE_LACKS or call.function == "bias_grad":
         return True
+    if call.function.startswith("dense"):  # of more images BLAS is faster, and one gradient's
+        images = len(call.inputs["x" if "dy" not in call.inputs else "dy"])
+        return images > 32 or (call.function == "dense_dgrad" and images == 1)
     op, groups = call.inputs.get("op"), getattr(call.inputs.get("op"), "groups", 1)
     filters = call.out_shape if call.function == "conv2d_wgrad" else np.shape(call.inputs.get("w"))
     if groups > 1 and filters and min(filters[0] // groups, filters[3]) < 4:

@@ -1,4 +1,4 @@
-"""The fast CPU backend: float32 convolutions, pools, norms, ReLUs and dropout in C.
+"""The fast CPU backend: float32 convolutions, dense layers, pools, norms, ReLUs, dropout in C.
 
 `kernels/numpy` is its readable twin.
 """
@@ -56,11 +56,11 @@ def prepare(function: str, arguments: Mapping[str, Any]) -> Prepared | None:
 
 def _file(function: str) -> Any:
     """The module that has a contract function, or None."""
-    from . import activation, conv, elementwise, norm, pool
+    from . import activation, conv, dense, elementwise, norm, pool
 
     files = {
-        "activation": activation, "conv": conv, "elementwise": elementwise, "norm": norm,
-        "pool": pool,
+        "activation": activation, "conv": conv, "dense": dense, "elementwise": elementwise,
+        "norm": norm, "pool": pool,
     }  # fmt: skip
     file = files.get(spec.CONTRACTS[function].module)  # type: ignore[attr-defined]
     return file if hasattr(file, function) else None

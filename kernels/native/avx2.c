@@ -1,6 +1,7 @@
 #define LANES 8
 #define TILE 6
 #include "correlate.c"
+#include "dense.c"
 #include "dropout.c"
 #include "lrn.c"
 #include "norm.c"

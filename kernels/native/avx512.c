@@ -1,6 +1,7 @@
 #define LANES 16
 #define TILE 14
 #include "correlate.c"
+#include "dense.c"
 #include "dropout.c"
 #include "lrn.c"
 #include "norm.c"

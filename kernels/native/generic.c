@@ -5,6 +5,7 @@
 #define TILE 6
 #endif
 #include "correlate.c"
+#include "dense.c"
 #include "dropout.c"
 #include "lrn.c"
 #include "norm.c"

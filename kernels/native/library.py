@@ -21,6 +21,7 @@ STALE = (
 )
 KERNELS = (  # each has a NAME_plan and a NAME_run
     "correlate", "winograd", "wgrad", "unpool", "norm", "lrn", "pool", "pointwise", "dropout",
+    "dense",
 )  # fmt: skip
 PACKING = ("correlate", "winograd")  # these have a NAME_pack too
 LANES = {"generic": 4, "avx2": 8, "avx512": 16}  # floats in a vector
@@ -121,6 +122,16 @@ class Dropout(ctypes.Structure):
         *[(name, ctypes.c_int64) for name in ("elements", "threshold")],
         ("share", ctypes.c_float),
         ("chunks", ctypes.c_int64),
+    ]
+
+
+class Dense(ctypes.Structure):
+    """`struct dense` of dense.c, field by field."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("x", "w", "b", "dy", "mask", "out", "db")],
+        *[(name, ctypes.c_int64) for name in ("images", "features", "outputs", "relu", "kind")],
+        *[(name, ctypes.c_int64) for name in ("size", "chunks")],
     ]
 
 

@@ -75,6 +75,7 @@ def c_fields(file: str, name: str) -> list[str]:
         ("norm.c", "norm", library.Norm),
         ("lrn.c", "lrn", library.Lrn),
         ("dropout.c", "dropout", library.Dropout),
+        ("dense.c", "dense", library.Dense),
         ("pointwise.c", "pointwise", library.Pointwise),
     ],
 )
