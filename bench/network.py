@@ -20,6 +20,7 @@ from ..engine import nvml
 from ..engine.device import Device, open_device
 from ..engine.gpu import CudaDevice
 from ..engine.network import Description
+from . import steps
 from .host_time import host_time
 from .kernels import timed
 from .our_side import OurSide, Setting, make_setting
@@ -153,9 +154,12 @@ def _float64_answers(setting: Setting, modes: tuple[str, ...]) -> Answers:
 
 def run(
     setting: Setting, device: Device, modes: tuple[str, ...], *, against: bool, compiled: bool,
-    seconds: float, rounds: int | None, note: Callable[[str], None],
+    seconds: float, rounds: int | None, note: Callable[[str], None], with_steps: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """A row for each mode. Where the check fails, rows have `failed` and no times."""
+    """A row for each mode. Where the check fails, rows have `failed` and no times.
+
+    `with_steps` adds the `steps` of ours, on a CPU only.
+    """
     precision = setting.description.precision
     told = "" if precision == "fp32" else f"/{precision}"
     with device.session():
@@ -209,6 +213,8 @@ def run(
         row["ratios"] = ratios(row)
         if mode == "train" and device.slots:
             row |= host_time(side)
+        if with_steps:
+            row["steps"] = steps.measure(side, mode, seconds)
     return rows
 
 

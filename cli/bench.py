@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..engine.errors import InputError, unknown_name
-from . import options, output
+from . import bench_steps, options, output
 from .bench_run import Run
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ command = bench
 @_COMPILE
 @click.option("--memory", "with_memory", is_flag=True,
               help="Measure peak memory of each side in fresh processes.")  # fmt: skip
+@click.option("--steps", "with_steps", is_flag=True,
+              help="Tell where the time of ours goes, call by call.")  # fmt: skip
 @_THREADS
 @_seconds(5.0)
 @_REPEATS
@@ -90,8 +92,9 @@ command = bench
 @click.pass_context
 def network_command(
     ctx: click.Context, arch: str, batch: int | None, mode: str, precision: str, device: str,
-    against: str, compiled: bool, with_memory: bool, threads: int, seconds: float,
-    repeats: int | None, country: str, as_json: bool, out: Path | None, html: Path | None,
+    against: str, compiled: bool, with_memory: bool, with_steps: bool, threads: int,
+    seconds: float, repeats: int | None, country: str, as_json: bool, out: Path | None,
+    html: Path | None,
 ) -> None:  # fmt: skip
     """Time a training step and inference of a whole network.
 
@@ -107,15 +110,21 @@ def network_command(
     get_model(arch)
     modes = network.MODES if mode == "both" else (mode,)
     batch = batch or 64
+    if with_steps and device.partition(":")[0] == "cuda":
+        raise InputError(f"--steps is for the CPU: on {device} calls return before they are done")
     run = Run("network", device, against, threads, country, arch=arch, batch=batch,
               modes=list(modes), precision=precision, seconds=seconds, repeats=repeats,
               compile=compiled)  # fmt: skip
     rows = network.run(
         network.make_setting(arch, batch, precision), run.device, modes, against=run.against,
         compiled=compiled, seconds=seconds, rounds=repeats, note=output.note,
+        with_steps=with_steps,
     )  # fmt: skip
     if with_memory and not any(row["failed"] for row in rows):
         _measure_memory(rows, run.threads, run.device.name)
+    if with_steps and not as_json:
+        for row in rows:
+            bench_steps.show(row)
     run.finish(rows, out, html, as_json, ctx)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,11 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cnnengine.bench import memory, network
+from cnnengine.bench import memory, network, steps
 from cnnengine.engine.device import open_device
 from cnnengine.engine.errors import InputError
 from cnnengine.kernels import registry
 
+INFERENCE_OF_LENET = ["conv1", "conv2", "dense1", "dense2", "dense3"]
 LENET = ("network", "--arch", "lenet", "--batch", "2", "--seconds", "0.001", "--no-compile")
 
 
@@ -76,6 +78,37 @@ def test_torch_side__bf16_keeps_parameters_in_float32(torch):
     a, b = plain.infer(), mixed.infer()
     off = float(((a - b).square().mean() / a.square().mean()).sqrt())
     assert 1e-4 < off < 3e-2
+
+
+def test_network__steps_tell_where_the_time_goes(bench_json):
+    code, told, err = bench_json(*LENET, "--against", "none", "--steps")
+    assert code == 0, err
+    train, infer = (row["steps"] for row in told["rows"])
+    assert [step["op"] for step in train[:1] + train[-1:]] == ["feed", "update"]
+    assert [step["layer"] for step in infer] == ["feed", *INFERENCE_OF_LENET]
+    made = {step["op"] for step in train}
+    assert {"conv2d_relu_pool", "dense", "dense_wgrad", "conv2d_dgrad"} <= made
+    for found in (train, infer):
+        assert sum(step["share"] for step in found) == pytest.approx(1)
+        assert all(step["seconds"] > 0 for step in found)
+    dense1 = next(step for step in infer if step["layer"] == "dense1")
+    assert dense1["output"] == [2, 120]
+    assert dense1["flops"] == 2 * 2 * 400 * 120
+    assert dense1["gflops"] == pytest.approx(dense1["flops"] / dense1["seconds"] / 1e9)
+    totals = steps.by_kernel(train)
+    assert sum(total["calls"] for total in totals) == len(train)
+    assert [t["seconds"] for t in totals] == sorted((t["seconds"] for t in totals), reverse=True)
+
+
+def test_network__steps_are_printed(bench):
+    code, out, err = bench(*LENET, "--against", "none", "--mode", "infer", "--steps")
+    assert code == 0, err
+    assert "lenet/infer/batch 2, call by call" in out
+    assert re.search(r"dense1 +dense +2x120 .* 1?\d?\d\.\d% +\d+\n", out), out
+    assert "lenet/infer/batch 2, by kernel" in out
+    code, out, err = bench(*LENET, "--steps", "--device", "cuda")
+    assert code == 2
+    assert "--steps is for the CPU: on cuda calls return before they are done" in err
 
 
 @pytest.mark.parametrize("side", ["torch", "no_torch"])
