@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
+import sys
+
 import numpy as np
 import pytest
 
 from cnnengine.engine.ir import Value
 from cnnengine.kernels import registry
+from cnnengine.kernels.native import library
 from cnnengine.kernels.numpy import set_threads
 from cnnengine.kernels.spec import LRN, BatchNorm, Conv2d
 
@@ -53,3 +59,41 @@ def test_norms_and_global_pools__images_without_pixels_or_channels_are_left_alon
     run("batch_norm_backward")(x, x.copy(), gamma, mean, var, out, *sums, op=BatchNorm())
     assert not sums.any()
     run("global_avg_pool2d_backward")(np.ones((shape[0], channels), np.float32), out)
+
+
+def last_of_its_page(array: np.ndarray) -> tuple[mmap.mmap, np.ndarray]:
+    """A copy of `array` [...] float32 that ends where memory that nobody may touch begins."""
+    page = mmap.PAGESIZE
+    end = -(-array.nbytes // page) * page
+    memory = mmap.mmap(-1, end + page)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + end), page, 0) == 0
+    copy = np.frombuffer(memory, np.float32, array.size, end - array.nbytes).reshape(array.shape)
+    copy[...] = array
+    return memory, copy
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="protects pages as Linux does")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("mode", ["zeros", "edge"])
+@pytest.mark.parametrize("variant", library.runnable())
+def test_conv2d__reads_nothing_behind_three_channels(native, variant, mode):
+    rng = np.random.default_rng(0)
+    child = os.fork()
+    if child == 0:  # a read behind x would end it by a signal
+        code = 1
+        try:
+            for height, width, stride in [(1, 1, 1), (2, 1, 2), (1, 6, 2), (5, 9, 4)]:
+                x = rng.standard_normal((2, height, width, 3), np.float32)
+                memory, x = last_of_its_page(x)
+                op = Conv2d((stride, stride), (3, 3, 3, 3), mode)
+                w = rng.standard_normal((5, 4, 4, 3), np.float32)
+                out = np.empty(op.output_shape(x.shape, w.shape), np.float32)
+                given = {"x": x, "w": w, "out": out, "op": op}
+                config = native.package.choose("conv2d", given, variant)
+                native.function("conv2d")(x, w, None, out, op=op, config=config)
+                assert memory is not None
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
