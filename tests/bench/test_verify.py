@@ -218,6 +218,30 @@ def test_judge__finds_writes_behind_the_workspace():
     assert verdict.told == "wrote outside its outputs: the end of its workspace"
 
 
+def test_judge__finds_filters_that_are_packed_wrong(monkeypatch):
+    if (reason := registry.missing("native")) is not None:
+        pytest.skip(f"backend native: {reason}")
+    backend = registry.load("native")
+    geometry = shapes.Conv((1, 6, 6, 32), (32, 3, 3, 32))
+    given = calls.BUILDERS["conv2d"](Draw(0, "packed wrong", "float32"), geometry)
+    assert judge.judge("conv2d", given, backend).state == "passed"
+    right = registry.Backend.prepare
+
+    def wrong(self, name, arguments):
+        made = right(self, name, arguments)
+
+        def pack(w, out):
+            made.pack(w, out)
+            out[:] = out[::-1].copy()
+
+        return replace(made, pack=pack)
+
+    monkeypatch.setattr(registry.Backend, "prepare", wrong)
+    told = judge.judge("conv2d", given, backend)
+    assert told.state == "failed"
+    assert "out, filters packed once: " in told.told
+
+
 def test_judge__passes_what_is_right_and_leaves_its_arguments_alone():
     given = conv_call()
     before = {n: v.tobytes() for n, v in given.items() if isinstance(v, np.ndarray)}
