@@ -26,7 +26,14 @@ def test_main__a_wrong_logit_is_named(torch, monkeypatch, capsys):
     right = full_size._ours
     monkeypatch.setattr(full_size, "_ours", lambda *told: right(*told) * (1 + 1e-4))
     assert full_size.main(["lenet", "--threads", "1"]) == 1
-    assert "ours float32: 0.0001 (allowed 2e-05)" in capsys.readouterr().out
+    (row,) = map(json.loads, capsys.readouterr().out.splitlines())
+    errors = row["errors"]
+    assert errors["ours float64"] == pytest.approx(1e-4, rel=1e-9)
+    assert errors["ours float32"] == pytest.approx(1e-4, rel=0.05)  # and its own rounding
+    assert row["failed"] == [
+        f"ours float32: {errors['ours float32']:.3g} (allowed 2e-05)",
+        "ours float64: 0.0001 (allowed 1e-11)",
+    ]
 
 
 def test_main__an_unknown_network(torch, capsys):
