@@ -32,3 +32,9 @@ def require(ok: bool, function: str, rule: str, **values: object) -> None:
     if not ok:
         told = ", ".join(f"{name}={value}" for name, value in values.items())
         raise ShapeError(f"{function}: {rule}" + (f"; {told}" if told else ""))
+
+
+def require_support(function: str, backend: str, reason: str | None) -> None:
+    """Raise UnsupportedError where there is a `reason` why `backend` cannot do a call."""
+    if reason is not None:
+        raise UnsupportedError(f"{function}: backend {backend} {reason}; use backend numpy")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import spec
-from ..errors import UnsupportedError
+from ..errors import require_support
 from ..numpy.threads import session
 from ..prepared import Prepared
 from . import library
@@ -40,8 +40,7 @@ def choose(function: str, arguments: Mapping[str, Any], variant: str | None = No
 
     Raises: UnsupportedError.
     """
-    if (reason := supports(function, arguments)) is not None:
-        raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
+    require_support(function, "native", supports(function, arguments))
     file = _file(function)
     assert file is not None
     return file.choose(function, arguments, variant)

@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import spec
 from ..arrays import pixel_pitch
-from ..errors import UnsupportedError
+from ..errors import UnsupportedError, require_support
 from ..numpy.threads import get_threads
 from ..prepared import Packed
 from ..spec.contract import Array, Config, Out, dtype_name, implements
@@ -62,8 +62,7 @@ def choose(function: str, arguments: Mapping[str, Any], variant: str | None = No
 
     Raises: UnsupportedError.
     """
-    if (reason := supports(function, arguments)) is not None:
-        raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
+    require_support(function, "native", supports(function, arguments))
     variant = variant or library.runnable()[-1]
     workers = get_threads()
     algorithm = best_algorithm(function, arguments)
@@ -80,8 +79,8 @@ def _run(
 ) -> None:
     if config is None:
         config = choose(function, arguments)
-    elif (reason := supports(function, arguments)) is not None:
-        raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
+    else:
+        require_support(function, "native", supports(function, arguments))
     algorithm, variant = config.algorithm.split("-")
     if algorithm == "winograd" and not winograd_applies(function, arguments):
         raise UnsupportedError(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import spec
-from ..errors import UnsupportedError
+from ..errors import require_support
 from ..numpy.threads import get_threads, parallel
 from ..spec.contract import Array, Config, Out, dtype_name, implements
 from . import library
@@ -46,8 +46,7 @@ def choose(function: str, arguments: Mapping[str, Any], variant: str | None = No
 
     Raises: UnsupportedError.
     """
-    if (reason := supports(function, arguments)) is not None:
-        raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
+    require_support(function, "native", supports(function, arguments))
     variant = variant or library.runnable()[-1]
     images, features, outputs = _sizes(function, arguments)
     work = features * outputs * (8 + images)  # a weight takes as long as 8 products of it
@@ -69,8 +68,8 @@ def _run(
 ) -> None:  # fmt: skip
     if config is None:
         config = choose(function, arguments)
-    elif (reason := supports(function, arguments)) is not None:
-        raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
+    else:
+        require_support(function, "native", supports(function, arguments))
     images, features, outputs = _sizes(function, arguments)
     given = {name: address(array) for name, array in arguments.items()}
     problem = library.Dense(

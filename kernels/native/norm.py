@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import spec
 from ..arrays import pixel_pitch
-from ..errors import UnsupportedError
+from ..errors import require_support
 from ..numpy.threads import get_threads
 from ..spec import LRN, BatchNorm, Config
 from ..spec.contract import Array, InOut, Out, dtype_name, implements
@@ -42,8 +42,7 @@ def choose(function: str, arguments: Mapping[str, Any], variant: str | None = No
 
     Raises: UnsupportedError.
     """
-    if (reason := supports(function, arguments)) is not None:
-        raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
+    require_support(function, "native", supports(function, arguments))
     *pixels, channels = arguments["x"].shape
     variant = variant or library.filled(channels)
     workers = get_threads()
@@ -69,8 +68,7 @@ class _Stages:
 
     def __init__(self, function: str, x: Array, workspace: Any, config: Config | None) -> None:
         config = config or choose(function, {"x": x})
-        if (reason := supports(function, {"x": x})) is not None:
-            raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
+        require_support(function, "native", supports(function, {"x": x}))
         variant = config.algorithm.removeprefix("chunks-")
         *pixels, self.channels = x.shape
         self.pixels = math.prod(pixels)
@@ -210,8 +208,7 @@ def _lrn_plan(pixels: int, channels: int, op: LRN, variant: str, workers: int) -
 
 
 def _run_lrn(function: str, x: Array, dy: Array | None, out: Array, op: LRN) -> None:
-    if (reason := supports(function, {"x": x})) is not None:
-        raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
+    require_support(function, "native", supports(function, {"x": x}))
     *pixels, channels = x.shape
     variant = library.filled(channels)
     made = _lrn_plan(math.prod(pixels), channels, op, variant, get_threads())

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UnsupportedError
+from ..errors import require_support
 from ..numpy.threads import get_threads, parallel
 from ..spec import Config
 from ..spec.contract import Array, dtype_name
@@ -36,8 +36,7 @@ def choose(function: str, arguments: Mapping[str, Any], variant: str | None = No
 
     Raises: UnsupportedError.
     """
-    if (reason := supports(function, arguments)) is not None:
-        raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
+    require_support(function, "native", supports(function, arguments))
     variant = variant or library.runnable()[-1]
     workers = _workers(math.prod(arguments["out"].shape))
     reason = f"float32, in vectors ({variant}), one pass"

@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import spec
 from ..arrays import pixel_pitch
-from ..errors import UnsupportedError
+from ..errors import require_support
 from ..numpy.threads import get_threads, parallel
 from ..spec import AvgPool2d, Config, MaxPool2d
 from ..spec.contract import Array, Out, dtype_name, implements
@@ -55,8 +55,7 @@ def choose(function: str, arguments: Mapping[str, Any], variant: str | None = No
 
     Raises: UnsupportedError.
     """
-    if (reason := supports(function, arguments)) is not None:
-        raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
+    require_support(function, "native", supports(function, arguments))
     source, out = arguments["dy" if "dy" in arguments else "x"], arguments["out"]
     made = _made(function, source, out, arguments.get("op"), variant)
     reason = f"float32, in vectors ({made.variant}), chunks: {made.problem.chunks}"
@@ -136,8 +135,7 @@ def _run(
     """Fill `out` from `source`, both [N,H,W,C] or [N,C]; `code` is written or read."""
     if not source.dtype == out.dtype == FLOAT32 or source.size + out.size >= MOST_ELEMENTS:
         given = "dy" if function.endswith("_backward") else "x"
-        if (reason := supports(function, {given: source, "out": out})) is not None:
-            raise UnsupportedError(f"{function}: backend native {reason}; use backend numpy")
+        require_support(function, "native", supports(function, {given: source, "out": out}))
     made = _made(function, source, out, op)
     problem, tickets = library.Pool.from_buffer_copy(made.problem), (ctypes.c_int64 * 3)()
     problem.x, problem.out, problem.code = address(source), address(out), address(code)

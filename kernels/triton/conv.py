@@ -26,7 +26,7 @@ from dataclasses import replace
 from typing import Any
 
 from .. import spec
-from ..errors import UnsupportedError
+from ..errors import UnsupportedError, require_support
 from ..spec import Config, Conv2d, MaxPool2d
 from ..spec.contract import Array, Out, dtype_name
 from ..spec.grid import border, positions
@@ -192,8 +192,7 @@ def _ready(
 ) -> tuple[Config, Any]:
     """The config and the float32 workspace of a call whose arrays are all usable."""
     usable(function, **arrays, workspace=workspace)
-    if (reason := supports(function, {**arrays, **arguments})) is not None:
-        raise UnsupportedError(f"{function}: backend triton {reason}; use backend numpy")
+    require_support(function, "triton", supports(function, {**arrays, **arguments}))
     if config is None:
         config = choose(function, arguments)
     elif config.algorithm == "halo" and (reason := conv_halo.declined(function, arguments)):
